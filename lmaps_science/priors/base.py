@@ -1,0 +1,126 @@
+"""The prior as one callable: a denoiser D(x, sigma)."""
+
+from __future__ import annotations
+
+import copy
+import math
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Denoiser(ABC):
+    r"""A prior over images, known through its minimum mean square error denoiser.
+
+    .. math:: D(x, \sigma) = E[x_0 \mid x = x_0 + \sigma n], \quad n \sim N(0, I)
+              = x + \sigma^2 \nabla_x \log p(x; \sigma).
+
+    Sub-classes set ``image_shape`` and ``value_range`` and implement :meth:`_denoise`; callers use
+    ``denoiser(x, sigma)``, which checks its arguments first. A denoiser holds no state between
+    calls and treats the samples of a batch independently.
+
+    Attributes:
+        image_shape: ``(C, H, W)`` of one image in model space.
+        value_range: ``(low, high)``, the nominal range of model space (dimensionless); it is
+            information for scaling and display and is not enforced.
+
+    Source: Karras et al. 2022, arXiv:2206.00364, eq. 2-3.
+    """
+
+    image_shape: tuple[int, int, int]
+    value_range: tuple[float, float]
+
+    def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Denoise ``x``.
+
+        Args:
+            x: noisy images ``(B, C, H, W)``, real floating point, in model space.
+            sigma: noise standard deviation in the units of ``x``; finite and positive; one number
+                for the batch, or a tensor ``(B,)`` with one per image.
+
+        Returns:
+            Tensor of the shape, dtype and device of ``x``, differentiable with respect to ``x``.
+
+        Raises:
+            TypeError: ``x`` is not a real floating-point tensor.
+            ValueError: wrong shape, or a noise level that is not finite and positive.
+        """
+        self._check_image(x)
+        return self._denoise(x, self._check_sigma(sigma, x))
+
+    @abstractmethod
+    def _denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Denoise checked ``x`` (B, C, H, W) at ``sigma`` (B,), same dtype and device."""
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> Denoiser:
+        """Return a copy with tensors moved to ``device`` and real tensors cast to ``dtype``."""
+        if dtype is not None and not dtype.is_floating_point:
+            raise TypeError(
+                f"a denoiser computes in a floating-point dtype, got {dtype}; "
+                "pass for example dtype=torch.float64."
+            )
+        moved = copy.copy(self)
+        for name, value in vars(self).items():
+            setattr(moved, name, _move(value, device, dtype))
+        return moved
+
+    def __repr__(self) -> str:
+        low, high = self.value_range
+        shape = "x".join(str(n) for n in self.image_shape)
+        return f"{type(self).__name__}(image {shape}, values in [{low:g}, {high:g}])"
+
+    def _check_image(self, x: Tensor) -> None:
+        name = type(self).__name__
+        if not isinstance(x, Tensor):
+            raise TypeError(
+                f"{name} expects a torch tensor, got {type(x).__name__}; convert it "
+                "first, for example torch.as_tensor(array)."
+            )
+        if not x.dtype.is_floating_point:
+            raise TypeError(
+                f"{name} expects real floating-point images, got {x.dtype}; complex "
+                "images enter as two channels, integers as x.float()."
+            )
+        if x.ndim != 4 or tuple(x.shape[1:]) != tuple(self.image_shape):
+            expected = "(B, " + ", ".join(str(n) for n in self.image_shape) + ")"
+            raise ValueError(
+                f"{name} expects images of shape {expected}, got {tuple(x.shape)}; "
+                "for one image use x[None]."
+            )
+
+    def _check_sigma(self, sigma: float | Tensor, x: Tensor) -> Tensor:
+        name, batch = type(self).__name__, x.shape[0]
+        if not isinstance(sigma, Tensor):
+            if not (math.isfinite(sigma) and sigma > 0):
+                raise ValueError(
+                    f"{name} expects a finite, positive sigma, got {sigma}; "
+                    "an image without noise needs no denoiser."
+                )
+            return torch.full((batch,), float(sigma), dtype=x.dtype, device=x.device)
+        if sigma.shape not in ((), (1,), (batch,)):
+            raise ValueError(
+                f"{name} expects sigma to be a number or of shape ({batch},), one per "
+                f"image, got {tuple(sigma.shape)}."
+            )
+        levels = sigma.detach()
+        if not bool((torch.isfinite(levels) & (levels > 0)).all()):
+            raise ValueError(
+                f"{name} expects finite, positive sigma, got {levels.tolist()}; "
+                "an image without noise needs no denoiser."
+            )
+        return sigma.to(device=x.device, dtype=x.dtype).expand(batch)
+
+
+def _move(value: Any, device: torch.device | str | None, dtype: torch.dtype | None) -> Any:
+    if isinstance(value, torch.nn.Module):
+        # Module.to works in place; the original denoiser must keep its own.
+        return copy.deepcopy(value).to(device=device, dtype=dtype)
+    if isinstance(value, Tensor):
+        return value.to(device=device, dtype=dtype if value.is_floating_point() else None)
+    if isinstance(value, Denoiser):
+        return value.to(device=device, dtype=dtype)
+    return value

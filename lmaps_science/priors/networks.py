@@ -1,0 +1,269 @@
+"""Neural denoisers: a U-Net inside a preconditioning, built from a plain dictionary."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lmaps_science.priors.base import Denoiser
+from lmaps_science.priors.edm_unets import DhariwalUNet, SongUNet
+
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {"song": SongUNet, "dhariwal": DhariwalUNet}
+
+
+class PreconditionedNetwork(nn.Module, ABC):
+    r"""A U-Net ``F`` made into a denoiser.
+
+    .. math:: D(x, \sigma) = c_{skip} x + c_{out} F(c_{in} x, c_{noise})
+
+    with the coefficients of :meth:`coefficients`. With ``patch`` = p > 1 the U-Net sees the image
+    as p x p sub-images stacked along the channels, on a grid p times coarser. ``x`` and the
+    coefficients keep the dtype of ``x`` (half precision is raised to float32); only ``F`` runs in
+    the dtype of its weights, or of an enclosing autocast. Channels of ``F`` beyond those of the
+    image (a learned variance) are dropped.
+
+    Source: Karras et al. 2022, arXiv:2206.00364, eq. 7 and table 1.
+    """
+
+    def __init__(self, model: nn.Module, config: Mapping[str, Any], patch: int = 1) -> None:
+        super().__init__()
+        self.model = model
+        self.config = dict(config)
+        self.patch = patch
+
+    @abstractmethod
+    def coefficients(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """``(c_skip, c_out, c_in, c_noise)``, each of the shape of ``sigma``."""
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Denoise ``x`` (B, C, H, W) at ``sigma`` (B,) or a 0-d tensor."""
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        sigma = torch.as_tensor(sigma, device=x.device).to(x.dtype).reshape(-1).expand(x.shape[0])
+        c_skip, c_out, c_in, c_noise = self.coefficients(sigma)
+        c_skip, c_out, c_in = (c[:, None, None, None] for c in (c_skip, c_out, c_in))
+        scaled = F.pixel_unshuffle(c_in * x, self.patch) if self.patch > 1 else c_in * x
+        output = self.model(scaled.to(next(self.model.parameters()).dtype), c_noise)
+        if self.patch > 1:
+            output = F.pixel_shuffle(output, self.patch)
+        return c_skip * x + c_out * output[:, : x.shape[1]].to(x.dtype)
+
+
+class EDMNetwork(PreconditionedNetwork):
+    """Preconditioning of EDM for data of standard deviation ``sigma_data``."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: Mapping[str, Any],
+        patch: int = 1,
+        *,
+        sigma_data: float = 0.5,
+    ) -> None:
+        super().__init__(model, config, patch)
+        self.sigma_data = sigma_data
+
+    def coefficients(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        total = (sigma**2 + self.sigma_data**2).sqrt()
+        return (
+            (self.sigma_data / total) ** 2,
+            sigma * self.sigma_data / total,
+            1 / total,
+            sigma.log() / 4,
+        )
+
+
+class VPNetwork(PreconditionedNetwork):
+    r"""A noise predictor trained on the variance preserving process.
+
+    sigma(t)^2 = exp(beta_d t^2 / 2 + beta_min t) - 1, with ``steps`` labels for t in [0, 1].
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: Mapping[str, Any],
+        patch: int = 1,
+        *,
+        beta_d: float = 19.9,
+        beta_min: float = 0.1,
+        steps: int = 1000,
+    ) -> None:
+        super().__init__(model, config, patch)
+        self.beta_d, self.beta_min, self.steps = beta_d, beta_min, steps
+
+    def coefficients(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        growth = 2 * self.beta_d * torch.log1p(sigma**2)
+        time = ((self.beta_min**2 + growth).sqrt() - self.beta_min) / self.beta_d
+        return torch.ones_like(sigma), -sigma, (sigma**2 + 1).rsqrt(), (self.steps - 1) * time
+
+
+class VENetwork(PreconditionedNetwork):
+    """A score network trained on the variance exploding process."""
+
+    def coefficients(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        one = torch.ones_like(sigma)
+        return one, sigma, one, (0.5 * sigma).log()
+
+
+class IDDPMNetwork(PreconditionedNetwork):
+    """A noise predictor trained on the cosine schedule of iDDPM; labels are whole steps."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: Mapping[str, Any],
+        patch: int = 1,
+        *,
+        c1: float = 0.001,
+        c2: float = 0.008,
+        steps: int = 1000,
+    ) -> None:
+        super().__init__(model, config, patch)
+        self.steps = steps
+
+        def alpha_bar(j: int) -> float:
+            return math.sin(0.5 * math.pi * j / steps / (c2 + 1)) ** 2
+
+        levels = [0.0]
+        for j in range(steps, 0, -1):
+            ratio = max(alpha_bar(j - 1) / alpha_bar(j), c1)
+            levels.append(math.sqrt((levels[-1] ** 2 + 1) / ratio - 1))
+        self.register_buffer("u", torch.tensor(levels[::-1]))
+
+    def coefficients(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        nearest = (sigma[:, None] - self.get_buffer("u").to(sigma)).abs().argmin(dim=1)
+        label = (self.steps - 1 - nearest).to(sigma.dtype)
+        return torch.ones_like(sigma), -sigma, (sigma**2 + 1).rsqrt(), label
+
+
+PRECONDITIONINGS: dict[str, type[PreconditionedNetwork]] = {
+    "edm": EDMNetwork,
+    "vp": VPNetwork,
+    "ve": VENetwork,
+    "iddpm": IDDPMNetwork,
+}
+
+
+def _options(function: Callable[..., Any]) -> set[str]:
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def _choose(config: Mapping[str, Any], key: str, choices: Mapping[str, Any]) -> Any:
+    if config.get(key) not in choices:
+        raise ValueError(
+            f"network config: {key} must be one of {', '.join(choices)}, got "
+            f"{config.get(key)!r}; for example {{'{key}': '{next(iter(choices))}'}}."
+        )
+    return choices[config[key]]
+
+
+def build_network(config: Mapping[str, Any]) -> PreconditionedNetwork:
+    """Build a network with fresh weights from a plain (JSON-able) dictionary.
+
+    Args:
+        config: ``architecture`` ("song", "dhariwal", "adm"), ``preconditioning`` ("edm", "vp",
+            "ve", "iddpm"), ``image_shape`` [C, H, W], optional ``patch`` (1, 2 or 4: space-to-depth
+            factor), and any option of the chosen preconditioning and architecture. Resolutions
+            (``attn_resolutions``) refer to the U-Net's own grid, H / patch.
+
+    Returns:
+        Network with ``forward(x, sigma)``; its ``config`` attribute rebuilds it.
+
+    Raises:
+        ValueError: missing, unknown or unsuitable entries.
+
+    Example:
+        >>> net = build_network({"architecture": "song", "preconditioning": "edm",
+        ...     "image_shape": [1, 32, 32], "model_channels": 16, "channel_mult": [1, 2]})
+    """
+    unet = _choose(config, "architecture", ARCHITECTURES)
+    wrapper = _choose(config, "preconditioning", PRECONDITIONINGS)
+    unet_options, wrapper_options = _options(unet), _options(wrapper)
+    common = {"architecture", "preconditioning", "image_shape", "patch", "out_channels"}
+    known = common | unet_options | wrapper_options
+    for key in config:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}."
+            raise ValueError(f"network config: unknown entry {key!r}; {hint}")
+    channels, height, width = _image_shape(config)
+    patch = config.get("patch", 1)
+    if patch not in (1, 2, 4):
+        raise ValueError(f"network config: patch must be 1, 2 or 4, got {patch!r}.")
+    options = {k: v for k, v in config.items() if k in unet_options}
+    mult = options.get("channel_mult", inspect.signature(unet).parameters["channel_mult"].default)
+    grain = patch * 2 ** (len(mult) - 1)
+    if height % grain or width % grain:
+        raise ValueError(
+            f"network config: an image of {height} x {width} pixels cannot be halved "
+            f"{len(mult) - 1} times after patch {patch}; use sides divisible by {grain}, "
+            "a shorter channel_mult or a smaller patch."
+        )
+    out_channels = config.get("out_channels", channels * patch**2)
+    if out_channels < channels * patch**2:
+        raise ValueError(
+            f"network config: out_channels must be at least {channels * patch**2} "
+            f"(image channels times patch squared), got {out_channels}."
+        )
+    model = unet(channels * patch**2, out_channels, height // patch, **options)
+    wrapped = {k: v for k, v in config.items() if k in wrapper_options}
+    return wrapper(model, config, patch, **wrapped)
+
+
+def _image_shape(config: Mapping[str, Any]) -> tuple[int, int, int]:
+    shape = config.get("image_shape", ())
+    if len(shape) != 3 or not all(isinstance(n, int) and n > 0 for n in shape):
+        raise ValueError(
+            f"network config: image_shape must be three positive integers [C, H, W], "
+            f"got {shape!r}; for example [1, 64, 64]."
+        )
+    return shape[0], shape[1], shape[2]
+
+
+class NetworkDenoiser(Denoiser):
+    """A trained network as a prior.
+
+    Takes the network over: it is put in evaluation mode and its weights are frozen, so that
+    gradients flow to ``x`` alone. Pass a copy of a network that is still training.
+
+    Args:
+        network: callable module ``network(x, sigma) -> denoised``.
+        image_shape: ``(C, H, W)`` of model space; read from ``network.config`` when omitted.
+        value_range: nominal range of model space.
+        autocast: dtype for the inside of the network (``torch.bfloat16``), or None.
+        metadata: facts about the prior (source, training, licence), kept for provenance.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        image_shape: tuple[int, int, int] | None = None,
+        value_range: tuple[float, float] = (-1.0, 1.0),
+        *,
+        autocast: torch.dtype | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        if image_shape is None:
+            image_shape = _image_shape(getattr(network, "config", {}))
+        self.network = network.eval().requires_grad_(False)
+        self.image_shape = tuple(image_shape)  # type: ignore[assignment]
+        self.value_range = (float(value_range[0]), float(value_range[1]))
+        self.autocast = autocast
+        self.metadata = dict(metadata or {})
+
+    def _denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
+        context = (
+            nullcontext() if self.autocast is None else torch.autocast(x.device.type, self.autocast)
+        )
+        with context:
+            return self.network(x, sigma).to(x.dtype)

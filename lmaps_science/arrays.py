@@ -1,0 +1,186 @@
+"""Arrays in, arrays out: checks, devices and dtypes, centred FFT, complex channels, products.
+
+The first axis is the batch, and no function mixes its entries.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "Movable",
+    "centred_fft2",
+    "centred_ifft2",
+    "channels_to_complex",
+    "check_finite",
+    "check_images",
+    "check_positive",
+    "check_shape",
+    "complex_to_channels",
+    "complex_dtype",
+    "inner",
+    "move",
+    "norm",
+    "per_sample",
+    "real_dtype",
+]
+
+Self = TypeVar("Self", bound="Movable")
+
+
+# ---------------------------------------------------------------- checks
+
+
+def check_shape(owner: str, name: str, x: Tensor, expected: tuple[int | str, ...]) -> None:
+    """Raise unless `x` is a tensor of shape `expected`, where a letter stands for any size.
+
+    `check_shape("FFT", "image", x, ("B", 1, 64, 64))` raises TypeError or ValueError naming `FFT`.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(
+            f"{owner}: {name} must be a torch.Tensor, got {type(x).__name__}. "
+            "Convert it first, e.g. torch.as_tensor(array)."
+        )
+    matches = x.ndim == len(expected) and all(
+        isinstance(want, str) or have == want for have, want in zip(x.shape, expected, strict=True)
+    )
+    if not matches:
+        wanted = ", ".join(map(str, expected)) + ("," if len(expected) == 1 else "")
+        hint = ""
+        if x.ndim == len(expected) - 1 and expected[0] == "B":
+            hint = " Add the batch axis, e.g. x[None]."
+        raise ValueError(f"{owner}: {name} has shape {tuple(x.shape)}, expected ({wanted}).{hint}")
+
+
+def check_images(owner: str, x: Tensor, image_shape: tuple[int, ...]) -> None:
+    """Raise unless `x` is a floating-point batch of images (B, *image_shape)."""
+    check_shape(owner, "image", x, ("B", *image_shape))
+    if not (x.is_floating_point() or x.is_complex()):
+        raise TypeError(
+            f"{owner}: image has dtype {x.dtype}, expected a floating-point dtype, e.g. x.float()."
+        )
+
+
+def check_finite(owner: str, name: str, x: Tensor) -> None:
+    """Raise ValueError when `x` holds a NaN or an infinity: how many, and where the first is."""
+    finite = torch.isfinite(x)
+    if not bool(finite.all()):
+        bad = torch.nonzero(~finite)
+        raise ValueError(
+            f"{owner}: {name} holds {len(bad)} non-finite value(s) of {x.numel()}, the first at "
+            f"index {tuple(bad[0].tolist())}. Drop or repair them first, e.g. keep x[x.isfinite()]."
+        )
+
+
+def check_positive(owner: str, name: str, x: Tensor) -> None:
+    """Raise ValueError unless every value of `x` is finite and > 0."""
+    check_finite(owner, name, x)
+    if not bool((x > 0).all()):
+        raise ValueError(
+            f"{owner}: {name} must be > 0, its smallest value is {float(x.min()):g}. "
+            "A standard deviation of zero says the data are exact; give a small one, e.g. 1e-3."
+        )
+
+
+# ---------------------------------------------------------------- devices and dtypes
+
+
+def complex_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The complex partner of a real dtype (float32 -> complex64); a complex dtype is its own."""
+    return dtype if dtype.is_complex else dtype.to_complex()
+
+
+def real_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The real partner of a complex dtype (complex64 -> float32); a real dtype is its own."""
+    return dtype.to_real() if dtype.is_complex else dtype
+
+
+def move(
+    value: Any,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Any:
+    """Copy of `value` on `device` in real `dtype`; complex tensors take its complex partner.
+
+    Walks tensors, modules, `Movable` objects, and lists, tuples and dicts of them. Integer and
+    boolean tensors change device only. Everything else is returned as it is.
+    """
+    if isinstance(value, Tensor):
+        if dtype is None or not (value.is_floating_point() or value.is_complex()):
+            return value.to(device=device)
+        partner = complex_dtype(dtype) if value.is_complex() else real_dtype(dtype)
+        return value.to(device=device, dtype=partner)
+    if isinstance(value, Movable):
+        return value.to(device=device, dtype=dtype)
+    if isinstance(value, torch.nn.Module):  # Module.to works in place: never on the caller's module
+        return copy.deepcopy(value).to(device=device, dtype=dtype)
+    if isinstance(value, dict):
+        return {key: move(item, device, dtype) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(move(item, device, dtype) for item in value)
+    return value
+
+
+class Movable:
+    """Base of objects that hold tensors: `.to(device, dtype)` gives a moved copy."""
+
+    def to(
+        self: Self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> Self:
+        """Copy with every tensor attribute moved; see `move`."""
+        moved = copy.copy(self)
+        for name, value in vars(self).items():
+            object.__setattr__(moved, name, move(value, device, dtype))  # works when frozen, too
+        return moved
+
+
+# ---------------------------------------------------------------- Fourier transform
+
+
+def centred_fft2(x: Tensor) -> Tensor:
+    """Centred orthonormal 2-D Fourier transform of the last two axes, for even and odd sizes.
+
+    X[k] = 1/sqrt(HW) sum_p x[p] exp(-2 pi i k p / n), with p and k counted from pixel n // 2.
+    """
+    shifted = torch.fft.ifftshift(x, dim=(-2, -1))  # ifftshift moves pixel n // 2 to 0
+    return torch.fft.fftshift(torch.fft.fft2(shifted, norm="ortho"), dim=(-2, -1))
+
+
+def centred_ifft2(x: Tensor) -> Tensor:
+    """Inverse and adjoint of `centred_fft2`."""
+    shifted = torch.fft.ifftshift(x, dim=(-2, -1))
+    return torch.fft.fftshift(torch.fft.ifft2(shifted, norm="ortho"), dim=(-2, -1))
+
+
+# ---------------------------------------------------------------- complex <-> channels, products
+
+
+def channels_to_complex(x: Tensor) -> Tensor:
+    """Real (B, 2, H, W) (real part, imaginary part) -> complex (B, 1, H, W)."""
+    check_shape("channels_to_complex", "image", x, ("B", 2, "H", "W"))
+    return torch.complex(x[:, :1], x[:, 1:])
+
+
+def complex_to_channels(x: Tensor) -> Tensor:
+    """Complex (B, 1, H, W) -> real (B, 2, H, W): real part, imaginary part."""
+    check_shape("complex_to_channels", "image", x, ("B", 1, "H", "W"))
+    return torch.cat([x.real, x.imag], dim=1)
+
+
+def per_sample(values: Tensor, like: Tensor) -> Tensor:
+    """Reshape (B,) to (B, 1, ..., 1) so that it broadcasts against `like` (B, ...)."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def inner(a: Tensor, b: Tensor) -> Tensor:
+    """Inner product of each sample, <a, b> = sum conj(a) b: (B, ...), (B, ...) -> (B,)."""
+    return (a.conj() * b).flatten(1).sum(1)
+
+
+def norm(a: Tensor) -> Tensor:
+    """Euclidean norm of each sample: (B, ...) -> (B,), real."""
+    return torch.linalg.vector_norm(a.flatten(1), dim=1)

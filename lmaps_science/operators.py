@@ -90,14 +90,25 @@ class Operator(Movable):
             check_shape(type(self).__name__, "data", y, ("B", *self.data_shape))
 
     def _tensors(self) -> list[Tensor]:
-        """The real and complex tensors it holds: they fix the device and dtype it works in."""
-        held = [t for t in vars(self).values() if isinstance(t, Tensor)]
-        return [t for t in held if t.is_floating_point() or t.is_complex()]
+        """The real and complex tensors it works with, those of operators inside it included."""
+        found = []
+        for value in vars(self).values():
+            if isinstance(value, Operator):
+                found += value._tensors()
+            elif isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex()):
+                found.append(value)
+        return found
+
+    @property
+    def like(self) -> Tensor:
+        """An empty real tensor on its device, in its dtype: `x.to(operator.like)` moves x there."""
+        tensor = next(iter(self._tensors()), torch.empty(0))
+        return torch.empty(0, dtype=real_dtype(tensor.dtype), device=tensor.device)
 
     def __repr__(self) -> str:
-        tensors = self._tensors()
-        where = f", {real_dtype(tensors[0].dtype)}, {tensors[0].device}" if tensors else ""
-        return f"{type(self).__name__}(image {self.image_shape} -> data {self.data_shape}{where})"
+        where = f"{self.like.dtype}, {self.like.device}" if self._tensors() else "any dtype"
+        shapes = f"image {self.image_shape} -> data {self.data_shape}"
+        return f"{type(self).__name__}({shapes}, {where})"
 
 
 class LinearOperator(Operator):
@@ -132,10 +143,8 @@ class LinearOperator(Operator):
 
         The estimate never exceeds ||A||; it stops when its relative change is below `tolerance`.
         """
-        like = next(iter(self._tensors()), torch.zeros(()))
         generator = torch.Generator().manual_seed(0)
-        x = torch.randn((1, *self.image_shape), generator=generator)
-        x = x.to(like.device, real_dtype(like.dtype))
+        x = torch.randn((1, *self.image_shape), generator=generator).to(self.like)
         estimate = 0.0
         for _ in range(iterations):
             x = self.normal(x / norm(x).clamp_min(torch.finfo(x.dtype).tiny))
@@ -270,9 +279,6 @@ class Composed(Operator):
         """The product of the two Jacobians when both are constant."""
         outer, inner = self.outer.linear, self.inner.linear
         return None if outer is None or inner is None else outer @ inner
-
-    def _tensors(self) -> list[Tensor]:
-        return self.outer._tensors() + self.inner._tensors()
 
     def __repr__(self) -> str:
         return f"{self.outer!r} @ {self.inner!r}"

@@ -1,6 +1,6 @@
-"""Instances for the property tests: every test of a protocol runs over all of its list.
+"""Instances for the property tests: each runs over a whole list.
 
-Each entry is a function of no arguments, so that nothing is built at import. Its name is the test id.
+Each entry is a function without arguments: nothing is built at import, its name is the test id.
 Operators and misfits are built in float64; the tests move them where they want another precision.
 """
 

@@ -1,0 +1,1 @@
+"""Forward models: inverse scattering, MRI, interferometry, restoration."""

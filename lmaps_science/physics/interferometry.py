@@ -51,7 +51,7 @@ class Visibilities(LinearOperator):
         device: torch.device | str | None = None,
     ):
         # NumPy arrays, which `to` leaves alone: the tables are always made from full precision.
-        self.u, self.v = (np.array(w, dtype=np.float64) for w in (u, v))
+        self.u, self.v = (np.asarray(w, dtype=np.float64).copy() for w in (u, v))
         self.pixel_size, self.method = float(pixel_size), method
         self.image_shape, self.data_shape = (1, npix, npix), (self.u.size,)
         self._check_coordinates()
@@ -187,7 +187,7 @@ class ClosureSet(Movable):
                 f"ClosureSet: phase_conjugate has shape {tuple(conjugate.shape)}, expected that of "
                 f"phase_index, {tuple(self.phase_index.shape)}."
             )
-        # Integers, which `to(dtype=)` leaves alone; PyTorch promotes them to the visibilities' dtype.
+        # Integers: `to(dtype=)` leaves them alone, products take the visibilities' dtype.
         self.phase_sign = 1 - 2 * conjugate.to(torch.int8)
         self.amplitude_sign = torch.tensor([1, 1, -1, -1], dtype=torch.int8)
 

@@ -1,0 +1,134 @@
+import pytest
+import torch
+from registries import MISFITS, closure_misfit, closure_quantities, dense_svd, load_golden
+
+from lmaps_science.misfit import ClosureMisfit, GaussianMisfit
+from lmaps_science.operators import Affine
+from lmaps_science.physics.interferometry import ClosureQuantities, ClosureSet, Visibilities
+
+ALL = pytest.mark.parametrize("make", MISFITS, ids=lambda make: make.__name__)
+
+
+def draw(misfit, batch=3):
+    generator = torch.Generator().manual_seed(5)
+    shape = (batch, *misfit.operator.image_shape)
+    return torch.rand(shape, generator=generator, dtype=torch.float64)
+
+
+@ALL
+def test_gradient_is_the_derivative_of_the_value(make):
+    misfit = make()
+    x = draw(misfit).requires_grad_()
+    gradient, values = misfit.gradient(x.detach())
+    torch.testing.assert_close(values, misfit(x).detach())
+    torch.testing.assert_close(gradient, torch.autograd.grad(misfit(x).sum(), x)[0])
+    assert torch.autograd.gradcheck(misfit, (x[:1].detach().requires_grad_(),))
+
+
+@ALL
+def test_samples_of_a_batch_do_not_mix(make):
+    misfit = make()
+    x = draw(misfit)
+    gradient, values = misfit.gradient(x)
+    for i in range(len(x)):
+        alone = misfit.gradient(x[i : i + 1])
+        torch.testing.assert_close(alone[0][0], gradient[i], rtol=1e-11, atol=1e-11)
+        torch.testing.assert_close(alone[1][0], values[i])
+
+
+@ALL
+def test_float32_follows_float64(make):
+    misfit = make()
+    x = draw(misfit)
+    gradient, values = misfit.gradient(x)
+    single, single_values = misfit.to(dtype=torch.float32).gradient(x.float())
+    assert single.dtype == single_values.dtype == torch.float32
+    torch.testing.assert_close(single_values.double(), values, rtol=1e-5, atol=1e-5)
+    assert (single.double() - gradient).norm() <= 1e-5 * gradient.norm()
+    assert repr(misfit) and misfit.objective_scale > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_golden_loss_and_gradient(dtype):
+    golden = load_golden("black_hole")
+    closures = ClosureSet(golden["cp_index"], golden["cp_conjugate"], golden["camp_index"])
+    pixel_size = float(golden["psize_rad"])
+    visibilities = Visibilities(golden["u"], golden["v"], 64, pixel_size, dtype=dtype)
+    n_cp, n_ca, n_amp = (int(golden[f"{n}_dim"]) for n in ("cphase", "logcamp", "amp"))
+    y = golden["y"][0, 0, 2 * n_amp :, 0]
+    start = 2 * n_cp
+    misfit = ClosureMisfit(
+        ClosureQuantities(visibilities, closures),
+        y[:n_cp],
+        y[n_cp:start],
+        y[start : start + n_ca],
+        y[start + n_ca : -1],
+        flux=float(y[-1]),
+    )
+    x = torch.as_tensor(golden["x_model"]).to(dtype)
+    affine = Affine(0.5, 1.0, (1, 64, 64))
+    gradient, values = (misfit @ affine).gradient(x)
+    expected = torch.as_tensor(golden["loss"]).to(dtype)
+    torch.testing.assert_close(misfit.objective_scale * values, expected, rtol=1e-5, atol=0)
+    expected = torch.as_tensor(golden["grad"]).to(dtype).reshape(gradient.shape)
+    assert (4 * gradient - expected).norm() <= 1e-5 * expected.norm()
+    chi2 = misfit.chi2(affine(x))
+    for name, reference in (("cphase", "raw_chi2_cphase"), ("logcamp", "raw_chi2_logcamp")):
+        expected = torch.as_tensor(golden[reference]).to(dtype)
+        torch.testing.assert_close(chi2[name], expected, rtol=1e-5, atol=0)
+
+
+def test_misfit_is_the_weighted_sum_of_its_chi2():
+    misfit = closure_misfit(weights=(0.5, 2.0, 1.0), flux_sigma=0.3)
+    x = draw(misfit)
+    chi2, n_cp, n_ca = misfit.chi2(x), len(misfit.cphase), len(misfit.logcamp)
+    total = 0.5 * n_cp * chi2["cphase"] + 2 * n_ca * chi2["logcamp"] + chi2["flux"]
+    torch.testing.assert_close(misfit(x), 0.5 * total)
+    assert set(closure_misfit(flux=False).chi2(x)) == {"cphase", "logcamp"}
+
+
+def test_gaussian_misfit_is_the_log_density():
+    operator = dense_svd()
+    x = torch.rand(2, 1, 6, 5, dtype=torch.float64)
+    y = torch.rand(1, 9, dtype=torch.float64)
+    density = torch.distributions.Normal(operator(x), 0.3)
+    difference = GaussianMisfit(operator, y, 0.3)(x) + density.log_prob(y).sum(1)
+    torch.testing.assert_close(difference[0], difference[1])
+    assert GaussianMisfit(operator, y, 0.3).objective_scale == pytest.approx(0.09)
+
+
+def test_blank_images_have_finite_values_and_gradients():
+    misfit = closure_misfit()
+    gradient, values = misfit.gradient(torch.zeros(1, 1, 9, 9, dtype=torch.float64))
+    assert torch.isfinite(gradient).all() and torch.isfinite(values).all()
+
+
+def test_gaussian_errors_name_the_cause():
+    operator, y = dense_svd(), torch.zeros(1, 9, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"y has shape \(9,\), expected \(B, 9\).*batch axis"):
+        GaussianMisfit(operator, y[0], 1.0)
+    with pytest.raises(ValueError, match="y holds 9 non-finite"):
+        GaussianMisfit(operator, y * torch.nan, 1.0)
+    with pytest.raises(ValueError, match="sigma must be > 0"):
+        GaussianMisfit(operator, y, 0.0)
+    with pytest.raises(ValueError, match="sigma holds 1 non-finite"):
+        GaussianMisfit(operator, y, float("nan"))
+
+
+def test_closure_errors_name_the_cause():
+    operator = closure_quantities()
+    n_cp, n_ca = operator.n_phases, operator.n_amplitudes
+    good = [torch.ones(n) for n in (n_cp, n_cp, n_ca, n_ca)]
+    for position, name in enumerate(("cphase", "cphase_sigma", "logcamp", "logcamp_sigma")):
+        bad = list(good)
+        bad[position] = torch.full_like(good[position], torch.nan)
+        with pytest.raises(ValueError, match=f"ClosureMisfit: {name} holds"):
+            ClosureMisfit(operator, *bad)
+    with pytest.raises(ValueError, match="cphase_sigma must be > 0"):
+        ClosureMisfit(operator, good[0], 0 * good[1], *good[2:])
+    with pytest.raises(ValueError, match="no closure phase and no closure amplitude"):
+        ClosureMisfit(operator, [], [], [], [])
+    with pytest.raises(ValueError, match="expected one for each"):
+        ClosureMisfit(operator, good[0][1:], *good[1:])
+    with pytest.raises(ValueError, match="Build both from one observation"):
+        ClosureMisfit(operator, good[0][1:], good[1][1:], *good[2:])

@@ -1,0 +1,19 @@
+"""Priors: everything that denoises, behind one callable ``D(x, sigma)``."""
+
+from lmaps_science.priors.adapters import from_diffusers, from_function
+from lmaps_science.priors.base import Denoiser
+from lmaps_science.priors.checkpoints import load_prior, prior_info, save_prior
+from lmaps_science.priors.networks import NetworkDenoiser, build_network
+from lmaps_science.priors.state_dicts import infer_config
+
+__all__ = [
+    "Denoiser",
+    "NetworkDenoiser",
+    "build_network",
+    "from_diffusers",
+    "from_function",
+    "infer_config",
+    "load_prior",
+    "prior_info",
+    "save_prior",
+]

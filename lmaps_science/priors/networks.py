@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import inspect
 import math
 from abc import ABC, abstractmethod
@@ -14,10 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lmaps_science.priors.adm_unet import ADMUNet
 from lmaps_science.priors.base import Denoiser
 from lmaps_science.priors.edm_unets import DhariwalUNet, SongUNet
 
-ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {"song": SongUNet, "dhariwal": DhariwalUNet}
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
+    "song": SongUNet,
+    "dhariwal": DhariwalUNet,
+    "adm": ADMUNet,
+}
 
 
 class PreconditionedNetwork(nn.Module, ABC):
@@ -159,12 +165,13 @@ def _options(function: Callable[..., Any]) -> set[str]:
 
 
 def _choose(config: Mapping[str, Any], key: str, choices: Mapping[str, Any]) -> Any:
-    if config.get(key) not in choices:
+    value = config.get(key)
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(
-            f"network config: {key} must be one of {', '.join(choices)}, got "
-            f"{config.get(key)!r}; for example {{'{key}': '{next(iter(choices))}'}}."
+            f"network config: {key} must be one of {', '.join(choices)}, got {value!r}; for "
+            f"example {{'{key}': '{next(iter(choices))}'}}."
         )
-    return choices[config[key]]
+    return choices[value]
 
 
 def build_network(config: Mapping[str, Any]) -> PreconditionedNetwork:
@@ -197,6 +204,7 @@ def build_network(config: Mapping[str, Any]) -> PreconditionedNetwork:
             hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}."
             raise ValueError(f"network config: unknown entry {key!r}; {hint}")
     channels, height, width = _image_shape(config)
+    _check_types(config, unet, wrapper)
     patch = config.get("patch", 1)
     if patch not in (1, 2, 4):
         raise ValueError(f"network config: patch must be 1, 2 or 4, got {patch!r}.")
@@ -220,9 +228,35 @@ def build_network(config: Mapping[str, Any]) -> PreconditionedNetwork:
     return wrapper(model, config, patch, **wrapped)
 
 
+def _check_types(config: Mapping[str, Any], *owners: Callable[..., Any]) -> None:
+    """Hold each option against the type of its default."""
+    for owner in owners:
+        for name, parameter in inspect.signature(owner).parameters.items():
+            if parameter.kind is not inspect.Parameter.KEYWORD_ONLY or name not in config:
+                continue
+            value, default = config[name], parameter.default
+            if isinstance(default, tuple):
+                good = isinstance(value, list | tuple) and all(_is_number(n) for n in value)
+                good = good and (len(value) > 0 or name == "attn_resolutions")
+            elif isinstance(default, bool | str):
+                good = isinstance(value, type(default))
+            elif isinstance(default, float):
+                good = _is_number(value) and value >= 0
+            else:  # whole numbers; None where there is no default
+                good = (value is None and default is None) or (type(value) is int and value > 0)
+            if not good:
+                example = "a positive integer" if default is None else f"something like {default!r}"
+                raise ValueError(f"network config: {name} must be {example}, got {value!r}.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _image_shape(config: Mapping[str, Any]) -> tuple[int, int, int]:
     shape = config.get("image_shape", ())
-    if len(shape) != 3 or not all(isinstance(n, int) and n > 0 for n in shape):
+    whole = isinstance(shape, list | tuple) and all(type(n) is int and n > 0 for n in shape)
+    if not whole or len(shape) != 3:
         raise ValueError(
             f"network config: image_shape must be three positive integers [C, H, W], "
             f"got {shape!r}; for example [1, 64, 64]."
@@ -260,6 +294,24 @@ class NetworkDenoiser(Denoiser):
         self.value_range = (float(value_range[0]), float(value_range[1]))
         self.autocast = autocast
         self.metadata = dict(metadata or {})
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.network.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of the weights."""
+        return next(self.network.parameters()).dtype
+
+    def checksum(self) -> str:
+        """SHA-256 over names, types and values of the weights, in hexadecimal."""
+        digest = hashlib.sha256()
+        for name, value in self.network.state_dict().items():
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
     def _denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
         context = (

@@ -1,0 +1,240 @@
+"""Priors as files: safetensors with their own description, and published ``.pt`` checkpoints.
+
+No loader here executes code from a file.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lmaps_science.io.files import DataError, atomic_write, require_file, sha256
+from lmaps_science.priors.networks import NetworkDenoiser, PreconditionedNetwork
+from lmaps_science.priors.state_dicts import infer_config, load_weights, normalise
+
+FORMAT = "lmaps-prior"
+FORMAT_VERSION = 1
+_KEY = "lmaps"  # the one entry of the safetensors header that is ours
+
+
+def save_prior(
+    path: str | Path,
+    denoiser: NetworkDenoiser,
+    *,
+    training: Mapping[str, Any],
+    description: str = "",
+    dtype: torch.dtype = torch.float32,
+) -> Path:
+    """Write a network prior to one safetensors file that describes itself.
+
+    The file appears complete or not at all (it is written beside its place, then renamed).
+
+    Args:
+        path: target, usually ``*.safetensors``; its folder must exist.
+        denoiser: prior around a network from :func:`build_network`.
+        training: facts of the training (data, steps, loss, licence, seed), JSON-able.
+        description: one line for humans.
+        dtype: ``torch.float32``, or ``torch.float16`` for half the size (relative error 5e-4 per
+            weight).
+
+    Returns:
+        ``path``.
+
+    Raises:
+        TypeError: not a network from :func:`build_network`, or metadata that JSON cannot hold.
+        ValueError: another dtype, or weights that do not fit in it.
+    """
+    network = getattr(denoiser, "network", None)
+    if not isinstance(network, PreconditionedNetwork):
+        raise TypeError(
+            f"save_prior stores networks made by build_network, got {denoiser!r}; a prior that is "
+            "a function or an analytic distribution is made anew from its code."
+        )
+    if dtype not in (torch.float32, torch.float16):
+        raise ValueError(f"save_prior stores torch.float32 or torch.float16, got {dtype}.")
+    facts = {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "config": network.config,
+        "image_shape": list(denoiser.image_shape),
+        "value_range": list(denoiser.value_range),
+        "description": description,
+        "training": dict(training),
+        "parameters": sum(p.numel() for p in network.parameters()),
+    }
+    try:
+        header = {_KEY: json.dumps(facts, allow_nan=False)}
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"the description of a prior must be plain JSON data: {error}; convert "
+            "arrays to lists and leave out NaN."
+        ) from error
+    tensors = {
+        name: value.detach().to("cpu", dtype).contiguous()
+        for name, value in network.state_dict().items()
+    }
+    broken = [name for name, value in tensors.items() if not bool(torch.isfinite(value).all())]
+    if broken:
+        raise ValueError(
+            f"weights not finite as {dtype}: {', '.join(broken[:3])}; training diverged, "
+            "or the values need torch.float32."
+        )
+    with atomic_write(path) as temporary:
+        save_file(tensors, temporary, metadata=header)
+    return Path(path)
+
+
+def load_prior(
+    path: str | Path,
+    *,
+    config: Mapping[str, Any] | None = None,
+    weights: str = "ema",
+    value_range: tuple[float, float] | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> NetworkDenoiser:
+    """Read a prior.
+
+    Args:
+        path: a file of :func:`save_prior`, or a ``.pt`` checkpoint with EDM, InverseBench or
+            guided-diffusion names: a state dict, or one under ``ema`` or ``net``.
+        config: for ``.pt`` only: what its weights cannot tell, above all ``preconditioning``; see
+            :func:`infer_config`. The architecture is read from the weights.
+        weights: which weights of a ``.pt`` to take, ``"ema"`` or ``"net"``.
+        value_range: nominal range of model space; default: as stored, else (-1, 1).
+        device, dtype: where the network runs, and in which precision.
+
+    Returns:
+        The prior; ``metadata`` holds its description, training facts and the file's ``sha256``.
+
+    Raises:
+        DataError: missing, truncated, foreign or unsafe files; weights that do not fit.
+
+    Example:
+        >>> load_prior("blackhole.pt", config={"preconditioning": "edm"})  # doctest: +SKIP
+    """
+    path = require_file(path)
+    if _is_safetensors(path):
+        if config is not None:
+            raise ValueError(f"{path} carries its own configuration; omit config.")
+        metadata = prior_info(path)
+        state = _read_safetensors(path)
+        full = metadata["config"]
+        value_range = value_range or tuple(metadata["value_range"])
+    else:
+        state = _read_checkpoint(path, weights)
+        metadata = {"description": path.name, "weights": weights, "training": {}}
+        full = _named(path, infer_config, state, config)
+    network = _named(path, load_weights, full, state, dtype)
+    metadata |= {"config": network.config, "sha256": sha256(path), "file": path.name}
+    return NetworkDenoiser(
+        network.to(device), value_range=value_range or (-1.0, 1.0), metadata=metadata
+    )
+
+
+def prior_info(path: str | Path) -> dict[str, Any]:
+    """Description of a prior written by :func:`save_prior`, without reading its weights.
+
+    Returns:
+        ``config``, ``image_shape``, ``value_range``, ``description``, ``training``,
+        ``parameters``, ``format``, ``version``.
+
+    Raises:
+        DataError: not such a file, or written by a newer version.
+    """
+    path = require_file(path)
+    if not _is_safetensors(path):
+        raise DataError(
+            f"{path} is not a safetensors file, so it carries no description; a .pt "
+            "checkpoint is described by the config given to load_prior."
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(_KEY)
+    except (SafetensorError, OSError) as error:
+        raise DataError(_damaged(path, error)) from error
+    if text is None:
+        raise DataError(
+            f"{path} is a safetensors file of another program: it lacks the "
+            f"description that save_prior writes."
+        )
+    try:
+        info = json.loads(text)
+        complete = info["format"] == FORMAT and isinstance(info["config"], dict)
+        newer = info["version"] > FORMAT_VERSION
+        low, high = info["value_range"]
+        complete = complete and low < high and info["image_shape"] == info["config"]["image_shape"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(_damaged(path, error)) from error
+    if newer:
+        raise DataError(
+            f"{path} has format version {info['version']}, this release reads up to "
+            f"{FORMAT_VERSION}; update lmaps-science."
+        )
+    if not complete:
+        raise DataError(_damaged(path, "its description contradicts itself"))
+    return info
+
+
+def _is_safetensors(path: Path) -> bool:
+    """A safetensors file begins with the length of a JSON header, then the header."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    return path.suffix == ".safetensors" or (len(start) == 9 and start[8:] == b"{")
+
+
+def _damaged(path: Path, reason: object) -> str:
+    with path.open("rb") as file:
+        start = file.read(24)
+    return (
+        f"{path} is truncated, damaged or not a prior: {reason}. It has {path.stat().st_size} "
+        f"bytes and begins with {start!r}; fetch it again and compare its sha256."
+    )
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise DataError(_damaged(path, error)) from error
+
+
+def _read_checkpoint(path: Path, weights: str) -> dict[str, Tensor]:
+    if weights not in ("ema", "net"):
+        raise ValueError(f"weights must be 'ema' or 'net', got {weights!r}.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise DataError(
+            f"{path} was refused: it is no checkpoint, or loading it would run code stored inside "
+            f"({_first_line(error)}). Ask its author for a plain state dict, or convert it in a "
+            "sandbox: torch.save({'ema': network.state_dict()}, path)."
+        ) from error
+    except Exception as error:  # whatever a parser says of a foreign file, it is unusable
+        raise DataError(_damaged(path, _first_line(error))) from error
+    if isinstance(content, Mapping) and content.keys() & {"ema", "net"}:
+        if weights not in content:
+            raise DataError(f"{path} holds no {weights!r} weights; try weights='net' or 'ema'.")
+        content = content[weights]
+    return _named(path, normalise, content)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _named(path: Path, function: Any, *arguments: Any) -> Any:
+    """Call a function; put the file's name in front of its complaints."""
+    try:
+        return function(*arguments)
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error

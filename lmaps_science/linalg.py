@@ -1,0 +1,144 @@
+"""Iterative solvers on callables: they know no physics, and treat each sample on its own.
+
+Vectors are batches (B, ...); every scalar of an iteration (step lengths, inner products,
+convergence) is one number per sample, so that the solution for a sample does not depend on its
+company. Samples that have converged are left as they are while the others go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lmaps_science.arrays import inner, norm, per_sample
+
+__all__ = ["conjugate_gradient", "lbfgs"]
+
+
+def conjugate_gradient(
+    matvec: Callable[[Tensor], Tensor],
+    b: Tensor,
+    *,
+    x0: Tensor | None = None,
+    iterations: int = 100,
+    tolerance: float = 1e-6,
+) -> Tensor:
+    r"""Solve ``A x = b`` for a symmetric positive (semi-)definite ``A``, one system per sample.
+
+    Args:
+        matvec: ``x -> A x``, both (B, ...).
+        b: right-hand sides (B, ...).
+        x0: starting point, 0 when None.
+        iterations: at most this many products with ``A``.
+        tolerance: a sample stops at ``||b - A x|| <= tolerance ||b||``.
+
+    Returns:
+        The solutions, like ``b``.
+
+    Source: Hestenes and Stiefel 1952.
+    """
+    x = torch.zeros_like(b) if x0 is None else x0.clone()
+    r = b - matvec(x) if x0 is not None else b.clone()
+    goal = (tolerance**2) * inner(b, b)
+    p, rr = r, inner(r, r)
+    for _ in range(iterations):
+        active = rr > goal
+        if not bool(active.any()):
+            break
+        q = matvec(p)
+        pq = inner(p, q)
+        active &= pq > 0  # a zero of the operator has been reached
+        step = torch.where(active, rr / pq.where(active, torch.ones_like(pq)), 0.0)
+        x = x + per_sample(step, x) * p
+        r = r - per_sample(step, r) * q
+        new = inner(r, r)
+        ratio = torch.where(active, new / rr.where(active, torch.ones_like(rr)), 0.0)
+        p = torch.where(per_sample(active, p), r + per_sample(ratio, p) * p, p)
+        rr = torch.where(active, new, torch.zeros_like(rr))
+    return x
+
+
+def lbfgs(
+    gradient: Callable[[Tensor], tuple[Tensor, Tensor]],
+    x: Tensor,
+    *,
+    iterations: int = 20,
+    memory: int = 10,
+    tolerance: float = 1e-4,
+    first_step: float | Tensor = 1.0,
+) -> Tensor:
+    r"""Minimise a function of each sample by limited-memory BFGS with a backtracking line search.
+
+    Args:
+        gradient: ``x -> (gradients like x, values (B,))``.
+        x: starting points (B, ...).
+        iterations: at most this many evaluations, those of the line search included.
+        memory: pairs of steps and gradient changes that model the Hessian.
+        tolerance: a sample stops when a step lowers its value by less than ``tolerance`` times
+            the total decrease so far, twice running, or when no step along the search direction
+            lowers it.
+        first_step: length of the first step along the normalised gradient, in the units of ``x``
+            (Euclidean norm), a number or (B,).
+
+    Returns:
+        The best points found, like ``x``; no value is above that of the start.
+
+    Source: Nocedal and Wright 2006, algorithms 3.1 and 7.5.
+    """
+    g, f = gradient(x)
+    start = f
+    # Every sample has its own memory: in a shared one, a step of one sample would push out a
+    # pair of another, and its result would depend on its company.
+    steps = x.new_zeros(memory, *x.shape)
+    changes = torch.zeros_like(steps)
+    rho = f.new_zeros(memory, len(f))
+    d = -g * per_sample(first_step / norm(g).clamp_min(torch.finfo(x.dtype).tiny), g)
+    slope, t = inner(g, d), torch.ones_like(f)
+    active = slope < 0
+    idle = torch.zeros_like(f)  # how many steps running brought (almost) nothing
+    for _ in range(iterations - 1):
+        if not bool(active.any()):
+            break
+        trial = x + per_sample(torch.where(active, t, 0.0), d) * d
+        g_new, f_new = gradient(trial)
+        accept = active & (f_new <= f + 1e-4 * t * slope)
+        reject = active & ~accept
+        # A rejected step is shortened to the minimum of the parabola through what is known.
+        parabola = -slope * t / (2 * ((f_new - f) / t - slope))
+        parabola = parabola.nan_to_num(0.0, 0.0, 0.0)
+        t = torch.where(reject, torch.minimum(torch.maximum(parabola, 0.1 * t), 0.5 * t), t)
+
+        s, y = trial - x, g_new - g
+        sy = inner(s, y)
+        useful = accept & (sy > 1e-10 * norm(y) * norm(s))
+        keep = useful.reshape(1, -1, *[1] * (x.ndim - 1))
+        steps = torch.where(keep, torch.cat([steps[1:], s[None]]), steps)
+        changes = torch.where(keep, torch.cat([changes[1:], y[None]]), changes)
+        rho = torch.where(useful, torch.cat([rho[1:], (1 / sy)[None]]), rho)
+
+        stalled = f - f_new <= tolerance * (start - f_new)
+        idle = torch.where(accept, torch.where(stalled, idle + 1, 0.0), idle)
+        x = torch.where(per_sample(accept, x), trial, x)
+        g = torch.where(per_sample(accept, g), g_new, g)
+        f = torch.where(accept, f_new, f)
+        d = torch.where(per_sample(accept, d), -_two_loop(g, steps, changes, rho), d)
+        slope = inner(g, d)
+        t = torch.where(accept, 1.0, t)
+        active = active & ~(reject & (t < 1e-6)) & (idle < 2) & (slope < 0)
+    return x
+
+
+def _two_loop(g: Tensor, steps: Tensor, changes: Tensor, rho: Tensor) -> Tensor:
+    """The inverse Hessian of the stored pairs times ``g``; an empty place has rho = 0."""
+    curvature = inner(changes[-1], changes[-1]) * rho[-1]
+    scale = torch.where(curvature > 0, 1 / curvature, 1.0)  # the newest pair sets the scale
+    q, alphas = g, []
+    for s, y, r in reversed(list(zip(steps, changes, rho, strict=True))):
+        alphas.append(r * inner(s, q))
+        q = q - per_sample(alphas[-1], y) * y
+    q = per_sample(scale, q) * q
+    for s, y, r, alpha in zip(steps, changes, rho, reversed(alphas), strict=True):
+        q = q + per_sample(alpha - r * inner(y, q), s) * s
+    return q

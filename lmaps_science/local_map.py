@@ -1,0 +1,177 @@
+r"""The local MAP problem of one noise level, and the solvers that can be swapped for it.
+
+The problem (paper 1, eq. 12-13): with the denoised image ``m = D(x, sigma)``, minimise
+
+.. math:: J(z) = w_p \tfrac12 ||z - m||^2 + w_d \kappa_2 \ell(z), \quad
+          w_p = \frac{\kappa_1^2}{\kappa_1^2 + \sigma^2}, \quad w_d = 1 - w_p
+
+where ``l`` is the misfit in the unit that published values of ``kappa_2`` refer to. It is the MAP
+estimate for the prior N(m, kappa sigma^2 I), ``kappa = kappa_2 / kappa_1^2`` in those units.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lmaps_science.arrays import inner, norm, per_sample
+from lmaps_science.linalg import conjugate_gradient, lbfgs
+from lmaps_science.misfit import GaussianMisfit, Misfit
+
+__all__ = [
+    "BarzilaiBorwein",
+    "ConjugateGradient",
+    "GradientSteps",
+    "LBFGS",
+    "LocalProblem",
+    "LocalSolver",
+]
+
+
+@dataclass(frozen=True)
+class LocalProblem:
+    """``J(z)`` of one noise level: the denoised image, the misfit, and the two weights."""
+
+    denoised: Tensor
+    misfit: Misfit
+    sigma: float
+    kappa1: float
+    kappa2: float
+
+    @property
+    def prior_weight(self) -> float:
+        """``w_p = kappa1^2 / (kappa1^2 + sigma^2)``."""
+        return self.kappa1**2 / (self.kappa1**2 + self.sigma**2)
+
+    @property
+    def misfit_weight(self) -> float:
+        """``w_d kappa2``, times the misfit's unit."""
+        return (1 - self.prior_weight) * self.kappa2 * self.misfit.objective_scale
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """J of each image, (B,)."""
+        away = z - self.denoised
+        return 0.5 * self.prior_weight * inner(away, away) + self.misfit_weight * self.misfit(z)
+
+    def gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradient of J, like ``z``, and the values (B,)."""
+        slope, misfit = self.misfit.gradient(z)
+        away = z - self.denoised
+        value = 0.5 * self.prior_weight * inner(away, away) + self.misfit_weight * misfit
+        return self.prior_weight * away + self.misfit_weight * slope, value
+
+
+class LocalSolver(Protocol):
+    """Anything that takes a :class:`LocalProblem` to (an approximation of) its minimiser."""
+
+    requires: frozenset[str]
+
+    def __call__(self, problem: LocalProblem) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class GradientSteps:
+    """Plain gradient descent from the denoised image, as in paper 1 (algorithm 4).
+
+    The learning rate is in the units of J, so it belongs to one operator and one noise level of
+    the data; :class:`BarzilaiBorwein` needs none.
+    """
+
+    steps: int = 100
+    learning_rate: float = 0.01
+    requires = frozenset({"differentiable"})
+
+    def __call__(self, problem: LocalProblem) -> Tensor:
+        z = problem.denoised
+        for _ in range(self.steps):
+            z = z - self.learning_rate * problem.gradient(z)[0]
+        return z
+
+
+@dataclass(frozen=True)
+class BarzilaiBorwein:
+    r"""Gradient steps with the scale-free length ``s.y / y.y`` of the last step's secant.
+
+    ``s`` is the last change of z and ``y`` that of the gradient. The first step moves every pixel
+    by ``first_step`` (root mean square). Source: Barzilai and Borwein 1988.
+    """
+
+    steps: int = 20
+    first_step: float = 0.01
+    requires = frozenset({"differentiable"})
+
+    def __call__(self, problem: LocalProblem) -> Tensor:
+        z, g = problem.denoised, problem.gradient(problem.denoised)[0]
+        tiny = torch.finfo(z.dtype).tiny
+        length = self.first_step * z[0].numel() ** 0.5 / norm(g).clamp_min(tiny)
+        for _ in range(self.steps - 1):
+            s = -per_sample(length, g) * g
+            z = z + s
+            g_new = problem.gradient(z)[0]
+            y = g_new - g
+            sy, yy = inner(s, y), inner(y, y)
+            # Where the function is not convex the secant says nothing: keep the last length.
+            length = torch.where(sy > 0, sy / yy.clamp_min(tiny), length)
+            g = g_new
+        return z - per_sample(length, g) * g
+
+
+@dataclass(frozen=True)
+class LBFGS:
+    """Limited-memory BFGS with a line search: the fewest operator calls on nonlinear problems.
+
+    ``iterations`` bounds the evaluations of the misfit and its gradient; a sample stops earlier
+    when two steps running bring less than ``tolerance`` of the decrease so far.
+    """
+
+    iterations: int = 20
+    memory: int = 10
+    tolerance: float = 1e-3
+    requires = frozenset({"differentiable"})
+
+    def __call__(self, problem: LocalProblem) -> Tensor:
+        return lbfgs(
+            problem.gradient,
+            problem.denoised,
+            iterations=self.iterations,
+            memory=self.memory,
+            tolerance=self.tolerance,
+            first_step=0.01 * problem.denoised[0].numel() ** 0.5,
+        )
+
+
+@dataclass(frozen=True)
+class ConjugateGradient:
+    r"""The exact local MAP of a linear operator with Gaussian noise (paper 1, eq. 15).
+
+    Solves ``(w A^T A / sigma_y^2 + w_p) (z - m) = w A^T (y - A m) / sigma_y^2`` with
+    ``w = w_d kappa_2 sigma_y^2`` by conjugate gradients from ``z = m``.
+    """
+
+    iterations: int = 50
+    tolerance: float = 1e-5
+    requires = frozenset({"linear", "gaussian"})
+
+    def __call__(self, problem: LocalProblem) -> Tensor:
+        misfit = problem.misfit
+        zero = torch.zeros_like(problem.denoised)
+        at_zero = misfit.gradient(zero)[0]
+
+        def curvature(d: Tensor) -> Tensor:  # the misfit is quadratic: its gradient is affine
+            return problem.prior_weight * d + problem.misfit_weight * (
+                misfit.gradient(d)[0] - at_zero
+            )
+
+        b = -problem.gradient(problem.denoised)[0]
+        step = conjugate_gradient(
+            curvature, b, iterations=self.iterations, tolerance=self.tolerance
+        )
+        return problem.denoised + step
+
+
+def is_linear_gaussian(misfit: Misfit) -> bool:
+    """Whether the misfit is a quadratic function of the image."""
+    return isinstance(misfit, GaussianMisfit) and misfit.operator.linear is not None

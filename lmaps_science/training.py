@@ -1,0 +1,331 @@
+"""Train a diffusion prior: the EDM loss, an EMA of the weights, resumable from its checkpoint.
+
+Source: Karras et al. 2022 (EDM), section 5 and Table 1, last column.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from lmaps_science.io.files import atomic_write
+from lmaps_science.noise import SampleNoise, edm_schedule
+from lmaps_science.priors.checkpoints import save_prior
+from lmaps_science.priors.networks import NetworkDenoiser, build_network
+
+__all__ = ["ArrayImages", "Images", "TrainingSettings", "train"]
+
+NOISE_BANDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
+
+
+class Images(Protocol):
+    """Where training images come from: any object with this method.
+
+    ``batch(start, count)`` returns float32 images (count, C, H, W) in physical units [0, 1]; it
+    must depend on its arguments alone, so that a resumed run sees the images it would have seen.
+    """
+
+    def batch(self, start: int, count: int) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class ArrayImages:
+    """A finite set of images (n, C, H, W) in [0, 1], reshuffled for every pass."""
+
+    images: np.ndarray
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.images.ndim != 4 or not np.isfinite(self.images).all():
+            raise ValueError(
+                f"training images must be finite and of shape (n, C, H, W), got shape "
+                f"{self.images.shape}, {np.size(self.images) - np.isfinite(self.images).sum()} "
+                f"values not finite. Example: ArrayImages(images[:, None])."
+            )
+        if self.images.min() < -1e-3 or self.images.max() > 1 + 1e-3:
+            raise ValueError(
+                f"training images must lie in [0, 1], these span "
+                f"[{self.images.min():.3g}, {self.images.max():.3g}]: divide each by its peak."
+            )
+
+    def batch(self, start: int, count: int) -> np.ndarray:
+        n = len(self.images)
+        passes = [np.random.default_rng([self.seed, p]).permutation(n)
+                  for p in range(start // n, (start + count - 1) // n + 1)]
+        order = np.concatenate(passes)[start % n : start % n + count]
+        return self.images[order].astype(np.float32)
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """What a training run does; every field is recorded with the weights.
+
+    ``log_sigma_mean`` and ``log_sigma_std`` are those of the log-normal noise levels seen in
+    training; ``precision`` is ``"no"`` (float32) or ``"bf16"`` (autocast); ``ema_decay`` is reached
+    after a warm-up; the learning rate rises for ``warmup`` steps and falls to 0 along a cosine.
+    """
+
+    steps: int = 20_000
+    batch_size: int = 16
+    learning_rate: float = 8e-4
+    warmup: int = 200
+    log_sigma_mean: float = -0.4
+    log_sigma_std: float = 1.6
+    ema_decay: float = 0.999
+    gradient_clip: float = 1.0
+    precision: str = "no"
+    seed: int = 0
+    validate_every: int = 500
+    validation_images: int = 128
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("no", "bf16"):
+            raise ValueError(f"precision must be 'no' or 'bf16', got {self.precision!r}.")
+        if min(self.steps, self.batch_size, self.validate_every, self.validation_images) < 1:
+            raise ValueError("steps, batch_size, validate_every, validation_images must be >= 1.")
+        if not self.learning_rate > 0 or not self.log_sigma_std > 0:
+            raise ValueError("learning_rate and log_sigma_std must be positive.")
+
+
+def edm_loss(network: nn.Module, x0: Tensor, sigma: Tensor, noise: Tensor, sd: float) -> Tensor:
+    r"""``lambda(sigma) ||D(x0 + sigma n, sigma) - x0||^2 / pixels`` for each image, shape (B,).
+
+    with ``lambda = (sigma^2 + sd^2) / (sigma sd)^2``, which makes every noise level weigh the same.
+    """
+    s = sigma.view(-1, 1, 1, 1)
+    error = (network(x0 + s * noise, sigma) - x0).square().flatten(1).mean(1)
+    return error * (sigma**2 + sd**2) / (sigma * sd) ** 2
+
+
+def train(
+    config: dict[str, Any],
+    images: Images,
+    validation: Images,
+    folder: str | Path,
+    settings: TrainingSettings = TrainingSettings(),
+    *,
+    description: str = "",
+    progress: bool = True,
+) -> Path:
+    """Train the network of ``config`` and write ``folder/prior.safetensors`` (fp16).
+
+    A run that stopped goes on from ``folder/state.pt``; several GPUs are used when started with
+    ``accelerate launch -m lmaps_science.cli prior train ...``.
+
+    Args:
+        config: architecture, as for :func:`lmaps_science.priors.networks.build_network`.
+        images, validation: training images and images never trained on.
+        folder: where checkpoints, ``history`` and ``samples.png`` go.
+        settings: see :class:`TrainingSettings`.
+        description: one paragraph for the model card, kept in the file's metadata.
+
+    Returns:
+        The path of the weights.
+
+    Raises:
+        ImportError: accelerate is missing (extra ``train``).
+        ValueError: ``state.pt`` belongs to another architecture.
+        FloatingPointError: the loss is no longer finite.
+    """
+    try:
+        from accelerate import Accelerator
+        from accelerate.utils import set_seed
+    except ImportError as error:
+        raise ImportError(
+            "training needs accelerate: pip install 'lmaps-science[train]'"
+        ) from error
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    accelerator = Accelerator(mixed_precision=settings.precision)
+    set_seed(settings.seed)
+    run = _Run(config, settings)
+    if (folder / "state.pt").exists():
+        run.load(folder / "state.pt")
+    run.to(accelerator.device)
+    network, optimizer = accelerator.prepare(run.network, run.optimizer)
+
+    rank, world = accelerator.process_index, accelerator.num_processes
+    bar = tqdm(
+        total=settings.steps,
+        initial=run.step,
+        disable=not progress or not accelerator.is_main_process,
+        desc="training prior",
+        unit="step",
+        smoothing=0.05,
+    )
+    started, recent = time.monotonic(), []
+    while run.step < settings.steps:
+        start = (run.step * world + rank) * settings.batch_size
+        x0 = torch.from_numpy(images.batch(start, settings.batch_size)).to(accelerator.device)
+        x0 = 2 * x0 - 1
+        keys = SampleNoise(settings.seed, tuple(range(start, start + len(x0))))
+        normal = keys.normal(x0[:, 0, 0, :1], 0)[:, 0]
+        sigma = (settings.log_sigma_mean + settings.log_sigma_std * normal).exp()
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * _schedule(run.step, settings)
+        with accelerator.autocast():
+            loss = edm_loss(network, x0, sigma, keys.normal(x0, 1), run.sigma_data).mean()
+        accelerator.backward(loss)
+        norm = accelerator.clip_grad_norm_(network.parameters(), settings.gradient_clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        recent.append(loss.item())
+        if not (math.isfinite(recent[-1]) and math.isfinite(float(norm))):
+            raise FloatingPointError(
+                f"training diverged at step {run.step}: loss {recent[-1]}, gradient norm "
+                f"{float(norm)}. Lower learning_rate (now {settings.learning_rate}) and start "
+                f"again from {folder / 'state.pt'}."
+            )
+        run.update_ema()
+        run.step += 1
+        bar.update()
+        bar.set_postfix(loss=f"{np.mean(recent[-200:]):.4f}", refresh=False)
+        if run.step % settings.validate_every == 0 or run.step == settings.steps:
+            run.seconds += time.monotonic() - started
+            started = time.monotonic()
+            if accelerator.is_main_process:
+                bands = run.validate(validation, accelerator.device)
+                run.history.append(
+                    {"step": run.step, "training_loss": float(np.mean(recent)), "bands": bands}
+                )
+                tqdm.write(_line(run.history[-1]))
+                run.save(folder, description)
+            accelerator.wait_for_everyone()
+            recent.clear()
+    bar.close()
+    if accelerator.is_main_process:
+        sample_sheet(run.denoiser().to(accelerator.device), folder / "samples.png")
+    return folder / "prior.safetensors"
+
+
+class _Run:
+    """All that a checkpoint must hold: weights, their average, optimiser, step and history."""
+
+    def __init__(self, config: dict[str, Any], settings: TrainingSettings) -> None:
+        self.config, self.settings = config, settings
+        self.network, self.ema = build_network(config), build_network(config)
+        self.ema.load_state_dict(self.network.state_dict())
+        self.ema.eval().requires_grad_(False)
+        self.sigma_data = float(config.get("sigma_data", 0.5))
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=0
+        )
+        self.step, self.seconds, self.history = 0, 0.0, []
+
+    def to(self, device: torch.device) -> None:
+        self.ema.to(device)
+
+    def update_ema(self) -> None:
+        decay = min(self.settings.ema_decay, (1 + self.step) / (10 + self.step))
+        for average, value in zip(self.ema.parameters(), self.network.parameters(), strict=True):
+            average.lerp_(value.detach(), 1 - decay)
+
+    def denoiser(self) -> NetworkDenoiser:
+        return NetworkDenoiser(self.ema, tuple(self.config["image_shape"]), (-1.0, 1.0))
+
+    def save(self, folder: Path, description: str) -> None:
+        state = {
+            "config": self.config,
+            "network": self.network.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "history": self.history,
+        }
+        with atomic_write(folder / "state.pt") as temporary:
+            torch.save(state, temporary)
+        facts = {
+            **asdict(self.settings),
+            "step": self.step,
+            "hours": round(self.seconds / 3600, 2),
+            "images_seen": self.step * self.settings.batch_size,
+            "validation": self.history[-1],
+        }
+        save_prior(
+            folder / "prior.safetensors", self.denoiser(), training=facts, description=description
+        )
+
+    def load(self, path: Path) -> None:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        if state["config"] != self.config:
+            raise ValueError(
+                f"{path} holds a run of another architecture, {state['config']}; give another "
+                f"folder, or that architecture instead of {self.config}."
+            )
+        self.network.load_state_dict(state["network"])
+        self.ema.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
+
+    @torch.no_grad()
+    def validate(self, images: Images, device: torch.device) -> dict[str, float]:
+        """Mean EDM loss of the averaged weights in each noise band, always with the same noise."""
+        x0 = 2 * torch.from_numpy(images.batch(0, self.settings.validation_images)).to(device) - 1
+        losses: dict[str, float] = {}
+        for low, high in zip(NOISE_BANDS[:-1], NOISE_BANDS[1:], strict=True):
+            total = 0.0
+            sigmas = torch.exp(torch.linspace(math.log(low), math.log(high), len(x0) + 2)[1:-1])
+            for k in range(0, len(x0), 32):
+                part, sigma = x0[k : k + 32], sigmas[k : k + 32].to(x0)
+                noise = SampleNoise(1, tuple(range(k, k + len(part)))).normal(part, 0)
+                total += edm_loss(self.ema, part, sigma, noise, self.sigma_data).sum().item()
+            losses[f"{low:g}-{high:g}"] = total / len(x0)
+        return losses
+
+
+def _schedule(step: int, settings: TrainingSettings) -> float:
+    rise = min(1.0, (step + 1) / max(settings.warmup, 1))
+    return rise * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+
+
+def _line(record: dict[str, Any]) -> str:
+    bands = "  ".join(f"{band}: {loss:.4f}" for band, loss in record["bands"].items())
+    return f"step {record['step']}: training {record['training_loss']:.4f}; validation {bands}"
+
+
+@torch.no_grad()
+def draw(
+    denoiser: Callable[[Tensor, Tensor], Tensor], x: Tensor, schedule: Tensor | None = None
+) -> Tensor:
+    """Samples of the prior from ``x`` ~ N(0, I) (B, C, H, W): Heun's method on EDM's ODE.
+
+    Source: Karras et al. 2022, algorithm 1.
+    """
+    sigmas = (edm_schedule(32, 80.0, 0.01) if schedule is None else schedule).to(x)
+    x = x * sigmas[0]
+    for now, after in zip(sigmas[:-1], sigmas[1:], strict=True):
+        slope = (x - denoiser(x, now)) / now
+        ahead = x + (after - now) * slope
+        if after > 0:
+            slope = 0.5 * (slope + (ahead - denoiser(ahead, after)) / after)
+        x = x + (after - now) * slope
+    return x
+
+
+def sample_sheet(denoiser: NetworkDenoiser, path: Path, count: int = 32, seed: int = 0) -> None:
+    """A picture of ``count`` samples of the prior, magnitudes where there are two channels."""
+    from matplotlib.figure import Figure
+
+    like = torch.zeros(count, *denoiser.image_shape, device=denoiser.device)
+    samples = draw(denoiser, SampleNoise(seed, tuple(range(count))).normal(like, 0))
+    shown = samples.norm(dim=1) if samples.shape[1] == 2 else samples[:, 0]
+    low, high = (0.0, None) if samples.shape[1] == 2 else denoiser.value_range
+    figure = Figure(figsize=(12, 1.5 * math.ceil(count / 8)))
+    for k, axis in enumerate(np.atleast_1d(figure.subplots(math.ceil(count / 8), 8)).flat):
+        axis.set_axis_off()
+        if k < count:
+            axis.imshow(shown[k].cpu(), cmap="afmhot", vmin=low, vmax=high)
+    figure.tight_layout(pad=0.2)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=80)

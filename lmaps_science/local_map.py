@@ -22,10 +22,10 @@ from lmaps_science.linalg import conjugate_gradient, lbfgs
 from lmaps_science.misfit import GaussianMisfit, Misfit
 
 __all__ = [
+    "LBFGS",
     "BarzilaiBorwein",
     "ConjugateGradient",
     "GradientSteps",
-    "LBFGS",
     "LocalProblem",
     "LocalSolver",
 ]

@@ -21,8 +21,8 @@ from lmaps_science.io.files import atomic_write
 from lmaps_science.io.results import write_netcdf
 from lmaps_science.local_map import is_linear_gaussian
 from lmaps_science.misfit import GaussianMisfit, Misfit
-from lmaps_science.operators import Affine, Operator, SVDOperator
 from lmaps_science.noise import SampleNoise
+from lmaps_science.operators import Affine, SVDOperator
 from lmaps_science.priors.base import Denoiser
 
 __all__ = ["InverseProblem", "NonFiniteError", "Result", "Solver", "State", "sample"]
@@ -115,9 +115,7 @@ class Solver(Protocol):
 
     def init(self, problem: InverseProblem, noise: SampleNoise) -> State: ...
 
-    def step(
-        self, i: int, state: State, problem: InverseProblem, noise: SampleNoise
-    ) -> State: ...
+    def step(self, i: int, state: State, problem: InverseProblem, noise: SampleNoise) -> State: ...
 
 
 def start(problem: InverseProblem, noise: SampleNoise, sigma: float | Tensor) -> State:
@@ -439,9 +437,7 @@ def _check(problem: InverseProblem, solver: Solver, n_samples: int) -> None:
         )
 
 
-def _check_finite(
-    state: State, misfit: Tensor, solver: Solver, level: int, sigma: float
-) -> None:
+def _check_finite(state: State, misfit: Tensor, solver: Solver, level: int, sigma: float) -> None:
     finite = torch.isfinite(state.x).flatten(1).all(1) & torch.isfinite(misfit)
     finite &= torch.isfinite(state.estimate).flatten(1).all(1)
     if not bool(finite.all()):

@@ -5,6 +5,7 @@ Source: Karras et al. 2022 (EDM), section 5 and Table 1, last column.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable
@@ -59,8 +60,10 @@ class ArrayImages:
 
     def batch(self, start: int, count: int) -> np.ndarray:
         n = len(self.images)
-        passes = [np.random.default_rng([self.seed, p]).permutation(n)
-                  for p in range(start // n, (start + count - 1) // n + 1)]
+        passes = [
+            np.random.default_rng([self.seed, p]).permutation(n)
+            for p in range(start // n, (start + count - 1) // n + 1)
+        ]
         order = np.concatenate(passes)[start % n : start % n + count]
         return self.images[order].astype(np.float32)
 
@@ -273,7 +276,7 @@ class _Run:
         """Mean EDM loss of the averaged weights in each noise band, always with the same noise."""
         x0 = 2 * torch.from_numpy(images.batch(0, self.settings.validation_images)).to(device) - 1
         losses: dict[str, float] = {}
-        for low, high in zip(NOISE_BANDS[:-1], NOISE_BANDS[1:], strict=True):
+        for low, high in itertools.pairwise(NOISE_BANDS):
             total = 0.0
             sigmas = torch.exp(torch.linspace(math.log(low), math.log(high), len(x0) + 2)[1:-1])
             for k in range(0, len(x0), 32):
@@ -304,7 +307,7 @@ def draw(
     """
     sigmas = (edm_schedule(32, 80.0, 0.01) if schedule is None else schedule).to(x)
     x = x * sigmas[0]
-    for now, after in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for now, after in itertools.pairwise(sigmas):
         slope = (x - denoiser(x, now)) / now
         ahead = x + (after - now) * slope
         if after > 0:

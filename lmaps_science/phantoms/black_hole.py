@@ -226,17 +226,24 @@ def _stretched(rng: np.random.Generator, x: Array, y: Array, least: float) -> tu
 
 
 def _other(rng: np.random.Generator, x: Array, y: Array) -> Array:
-    kind = rng.choice(["gaussians", "double", "disc", "core-jet", "cloud"], p=[0.3, 0.2, 0.15, 0.15, 0.2])
+    kind = rng.choice(
+        ["gaussians", "double", "disc", "core-jet", "cloud"], p=[0.3, 0.2, 0.15, 0.15, 0.2]
+    )
     if kind == "gaussians":
         image = sum(_blob(rng, x, y, 18.0) for _ in range(rng.integers(1, 5)))
     elif kind == "double":
         separation, angle = rng.uniform(12.0, 75.0), rng.uniform(0, 2 * np.pi)
         dx, dy = 0.5 * separation * np.cos(angle), 0.5 * separation * np.sin(angle)
-        image = _gaussian(rng, x - dx, y - dy) + rng.uniform(0.1, 1.0) * _gaussian(rng, x + dx, y + dy)
+        image = _gaussian(rng, x - dx, y - dy) + rng.uniform(0.1, 1.0) * _gaussian(
+            rng, x + dx, y + dy
+        )
     elif kind == "disc":
         a, b = _stretched(rng, x, y, 0.4)
         radius, edge = rng.uniform(8.0, 38.0), rng.uniform(0.8, 6.0)
-        tilt = 1 + rng.uniform(0, 0.9) * (a * np.cos(t := rng.uniform(0, 6.3)) + b * np.sin(t)) / radius
+        tilt = (
+            1
+            + rng.uniform(0, 0.9) * (a * np.cos(t := rng.uniform(0, 6.3)) + b * np.sin(t)) / radius
+        )
         image = _step((radius - np.hypot(a, b)) / edge) * np.clip(tilt, 0.05, None)
     elif kind == "core-jet":
         image = _gaussian(rng, x, y) + rng.uniform(0.2, 1.0) * _jet(rng, x, y)

@@ -1,0 +1,41 @@
+# Everything works from a fresh clone: the first target that needs the environment makes it.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint format bench notebooks clean
+
+## demo: simulate a black hole seen by the EHT, reconstruct it with the shipped prior (demo/)
+demo: $(READY)
+	$(BIN)/lmaps run black_hole/simulated --samples 4 --seed 0 --out demo
+
+## test: all tests
+test: $(READY)
+	$(BIN)/python -m pytest -n auto
+
+## lint: formatter, linter, types
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+## bench: speed, against the alternative, in one run
+bench: $(READY)
+	$(BIN)/python -m pytest tests/benchmarks -o addopts="" -q --benchmark-only
+
+## notebooks: run them again and keep their outputs
+notebooks: $(READY)
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache demo

@@ -1,6 +1,13 @@
 """Priors: everything that denoises, behind one callable ``D(x, sigma)``."""
 
 from lmaps_science.priors.adapters import from_diffusers, from_function
+from lmaps_science.priors.analytic import (
+    DenseCovariance,
+    DiagonalCovariance,
+    GaussianMixturePrior,
+    GaussianPrior,
+    StationaryCovariance,
+)
 from lmaps_science.priors.base import Denoiser
 from lmaps_science.priors.checkpoints import load_prior, prior_info, save_prior
 from lmaps_science.priors.networks import NetworkDenoiser, build_network
@@ -8,7 +15,12 @@ from lmaps_science.priors.state_dicts import infer_config
 
 __all__ = [
     "Denoiser",
+    "DenseCovariance",
+    "DiagonalCovariance",
+    "GaussianMixturePrior",
+    "GaussianPrior",
     "NetworkDenoiser",
+    "StationaryCovariance",
     "build_network",
     "from_diffusers",
     "from_function",

@@ -103,7 +103,7 @@ class DiffusersNetwork(nn.Module):
 
 
 def from_diffusers(
-    unet: nn.Module,
+    unet: Any,
     scheduler: Any,
     *,
     value_range: tuple[float, float] = (-1.0, 1.0),

@@ -121,6 +121,6 @@ def _move(value: Any, device: torch.device | str | None, dtype: torch.dtype | No
         return copy.deepcopy(value).to(device=device, dtype=dtype)
     if isinstance(value, Tensor):
         return value.to(device=device, dtype=dtype if value.is_floating_point() else None)
-    if isinstance(value, Denoiser):
+    if hasattr(value, "to"):  # another denoiser, a covariance
         return value.to(device=device, dtype=dtype)
     return value

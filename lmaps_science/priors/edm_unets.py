@@ -46,7 +46,7 @@ def _aux_encoder(
             f"{name}_skip": Conv(aux, width, 1, **init),
         }
     if kind == "residual":
-        options = {"down": True, "resample_last": True, **resample, **init}
+        options: dict[str, Any] = {"down": True, "resample_last": True, **resample, **init}
         return {f"{name}_residual": Conv(aux, width, 3, **options)}
     return {}
 
@@ -100,7 +100,7 @@ class SongUNet(nn.Module):
         emb_channels = model_channels * channel_mult_emb
         self.noise_channels = model_channels * channel_mult_noise
         init: dict[str, Any] = {"mode": "xavier"}
-        init_zero = {"mode": "xavier", "gain": 1e-5}
+        init_zero: dict[str, Any] = {"mode": "xavier", "gain": 1e-5}
         block = partial(
             Block,
             embedding_channels=emb_channels,
@@ -120,7 +120,7 @@ class SongUNet(nn.Module):
         self.map_layer0 = Linear(self.noise_channels, emb_channels, **init)
         self.map_layer1 = Linear(emb_channels, emb_channels, **init)
 
-        resample = {"resample_filter": resample_filter}
+        resample: dict[str, Any] = {"resample_filter": resample_filter}
         levels = list(_levels(resolution, channel_mult))
         enc: dict[str, nn.Module] = {}
         skips: list[int] = []
@@ -235,7 +235,7 @@ class DhariwalUNet(nn.Module):
         self.model_channels = model_channels
         third = math.sqrt(1 / 3)
         init: dict[str, Any] = {"mode": "kaiming", "gain": third, "bias_gain": third}
-        init_zero = {"mode": "kaiming", "gain": 0.0}
+        init_zero: dict[str, Any] = {"mode": "kaiming", "gain": 0.0}
         block = partial(
             Block,
             embedding_channels=emb_channels,

@@ -81,11 +81,9 @@ class Conv(nn.Module):
     def _resample(self, x: Tensor, pad: int | None = None) -> Tensor:
         """Halve or double the size of ``x`` by the separable filter."""
         if self.box_filter:  # the same numbers as below, without a depthwise convolution
-            return (
-                F.avg_pool2d(x, 2)
-                if self.down
-                else F.interpolate(x, scale_factor=2, mode="nearest")
-            )
+            if self.down:
+                return F.avg_pool2d(x, 2)
+            return F.interpolate(x, scale_factor=2, mode="nearest")
         taps = self.get_buffer("resample_filter").to(x.dtype)
         pad = (taps.shape[-1] - 1) // 2 if pad is None else pad
         channels = x.shape[1]
@@ -95,14 +93,14 @@ class Conv(nn.Module):
         return F.conv_transpose2d(x, 4 * taps, stride=2, padding=pad, groups=channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.weight is None:
+            return self._resample(x)
         if self.resample_last:
             margin = (self.get_buffer("resample_filter").shape[-1] - 1) // 2
-            return self._resample(
-                F.conv2d(x, self.weight, self.bias, padding=self.pad + margin), pad=0
-            )
-        if self.up or self.down:
-            x = self._resample(x)
-        return x if self.weight is None else F.conv2d(x, self.weight, self.bias, padding=self.pad)
+            x = F.conv2d(x, self.weight, self.bias, padding=self.pad + margin)
+            return self._resample(x, pad=0)
+        x = self._resample(x) if self.up or self.down else x
+        return F.conv2d(x, self.weight, self.bias, padding=self.pad)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -148,7 +146,7 @@ class Block(nn.Module):
         self.in_channels, self.out_channels = in_channels, out_channels
         self.heads, self.dropout, self.skip_scale = heads, dropout, skip_scale
         self.scale_shift = scale_shift
-        resample = {"up": up, "down": down, "resample_filter": resample_filter}
+        resample: dict[str, Any] = {"up": up, "down": down, "resample_filter": resample_filter}
         self.norm0 = group_norm(in_channels, eps)
         self.conv0 = Conv(in_channels, out_channels, 3, **resample, **init)
         self.affine = Linear(embedding_channels, out_channels * (2 if scale_shift else 1), **init)

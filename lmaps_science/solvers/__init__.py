@@ -1,5 +1,9 @@
 """Methods: each a frozen dataclass with ``init`` and ``step``, run by :func:`lmaps_science.sample`."""
 
+from lmaps_science.solvers.daps import DAPS, Langevin, Metropolis
+from lmaps_science.solvers.diffpir import DiffPIR
+from lmaps_science.solvers.dps import DPS
 from lmaps_science.solvers.lmaps import LMAPS
+from lmaps_science.solvers.red_diff import REDDiff
 
-__all__ = ["LMAPS"]
+__all__ = ["DAPS", "DPS", "LMAPS", "DiffPIR", "Langevin", "Metropolis", "REDDiff"]

@@ -1,0 +1,78 @@
+"""Regularisation by denoising diffusion (RED-diff).
+
+Source: Mardani et al. 2023, "A Variational Perspective on Solving Inverse Problems with Diffusion
+Models", algorithm 1; equations cited line by line, in noise-level notation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lmaps_science.noise import SampleNoise, vp_schedule
+from lmaps_science.sample import InverseProblem, State
+
+__all__ = ["REDDiff"]
+
+
+@dataclass(frozen=True)
+class REDDiff:
+    r"""Stochastic optimisation of one image mu, one noise level after the other.
+
+    .. math:: g = s \nabla L(\mu) + \lambda \sigma_i (\hat\epsilon - \epsilon), \quad
+        \hat\epsilon = \frac{x - D(x, \sigma_i)}{\sigma_i}, \quad x = \mu + \sigma_i \epsilon
+
+    with ``s`` the misfit's unit (``objective_scale``); Adam turns ``g`` into a step. No gradient
+    goes through the denoiser. The result seeks a mode: samples differ by the noise of the
+    optimisation alone.
+
+    Args:
+        levels: noise levels, one step of Adam each.
+        regularisation: lambda; its weight against the data grows as sigma, 1 over the signal to
+            noise ratio (section 4.2 of the paper).
+        learning_rate: of Adam, in model space: the most that a pixel moves in a step.
+        betas: decay of Adam's moments.
+        time_min: end of the variance-preserving schedule with linear beta.
+    """
+
+    levels: int = 1000
+    regularisation: float = 0.25
+    learning_rate: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.99)
+    time_min: float = 1e-3
+    requires = frozenset({"differentiable"})
+
+    def __post_init__(self) -> None:
+        positive = self.regularisation >= 0 and self.learning_rate > 0
+        if not (positive and all(0 <= beta < 1 for beta in self.betas)):
+            raise ValueError(
+                f"REDDiff needs regularisation >= 0, learning_rate > 0 and betas in [0, 1), got "
+                f"{self!r}."
+            )
+        vp_schedule(self.levels, time_min=self.time_min)  # refuses what it cannot make
+
+    @property
+    def sigmas(self) -> Tensor:
+        return vp_schedule(self.levels, time_min=self.time_min)
+
+    def init(self, problem: InverseProblem, noise: SampleNoise) -> State:
+        like = problem.like(len(noise.samples))
+        # A little noise: at a perfectly flat image closure phases have no gradient.
+        mu = 1e-3 * noise.normal(like, 0)
+        return State(x=mu, estimate=mu, extra={"first": like, "second": like})
+
+    def step(self, i: int, state: State, problem: InverseProblem, noise: SampleNoise) -> State:
+        sigma, mu = float(self.sigmas[i]), state.x
+        x = mu + sigma * noise.normal(mu, 1, i)  # line 4
+        # lambda_t (eps_hat - eps), lambda_t = lambda sigma: eps_hat - eps = (mu - D) / sigma
+        pull = self.regularisation * (mu - problem.prior(x, sigma))  # lines 5-6
+        slope = problem.misfit.objective_scale * problem.misfit.gradient(mu)[0] + pull
+        (b1, b2), t = self.betas, i + 1  # line 7: Adam (Kingma and Ba 2015, algorithm 1)
+        first = b1 * state.extra["first"] + (1 - b1) * slope
+        second = b2 * state.extra["second"] + (1 - b2) * slope**2
+        tiny = torch.finfo(slope.dtype).eps
+        direction = first / (1 - b1**t) / ((second / (1 - b2**t)).sqrt() + tiny)
+        mu = mu - self.learning_rate * direction
+        return State(x=mu, estimate=mu, extra={"first": first, "second": second})

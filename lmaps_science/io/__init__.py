@@ -1,0 +1,40 @@
+"""Files in and out, one module per format; arrays keep their units and coordinates (xarray)."""
+
+from lmaps_science.io.files import DataError, atomic_write, require_file, sha256
+from lmaps_science.io.images import (
+    make_image,
+    pixel_size_rad,
+    read_image,
+    regrid_image,
+    write_fits,
+)
+from lmaps_science.io.observation import make_observation
+from lmaps_science.io.results import read_netcdf, write_netcdf
+from lmaps_science.io.simulate import (
+    array_names,
+    image_visibilities,
+    read_array,
+    simulate_observation,
+)
+from lmaps_science.io.uvfits import read_uvfits, write_uvfits
+
+__all__ = [
+    "DataError",
+    "array_names",
+    "atomic_write",
+    "image_visibilities",
+    "make_image",
+    "make_observation",
+    "pixel_size_rad",
+    "read_array",
+    "read_image",
+    "read_netcdf",
+    "read_uvfits",
+    "regrid_image",
+    "require_file",
+    "sha256",
+    "simulate_observation",
+    "write_fits",
+    "write_netcdf",
+    "write_uvfits",
+]

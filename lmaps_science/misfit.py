@@ -62,7 +62,8 @@ class GaussianMisfit(Misfit):
     """L(x) = sum |y - H(x)|^2 / (2 sigma^2).
 
     `y` is (1, ...) or (B, ...), real or complex, like the operator's data; `sigma` > 0 a number or
-    a tensor that broadcasts against `y`; for complex data sigma^2 = E |n|^2. Raises ValueError for
+    a tensor that broadcasts against `y`; for complex data sigma^2 = E |n|^2. `objective_scale` is
+    sigma^2 (its mean): the scaled misfit is half the squared residual. Raises ValueError for
     non-finite `y`, for `sigma` that is not finite and positive, and for a wrong shape.
     """
 
@@ -75,11 +76,7 @@ class GaussianMisfit(Misfit):
         self.sigma = torch.as_tensor(sigma, dtype=real_dtype(y.dtype), device=y.device)
         check_positive(owner, "sigma", self.sigma)
         torch.broadcast_shapes(y.shape, self.sigma.shape)
-
-    @property
-    def objective_scale(self) -> float:
-        """sigma^2 (its mean when it varies): the objective is then half the squared residual."""
-        return float((self.sigma**2).mean())
+        self.objective_scale = float((self.sigma**2).mean())
 
     def _loss(self, predicted: Tensor) -> tuple[Tensor, Tensor]:
         residual = predicted - self.y
@@ -141,7 +138,8 @@ class ClosureMisfit(Misfit):
         """Misfit of an observation for images in units of `multiplier` Jy per pixel."""
         names = ("cphase", "cphase_sigma", "logcamp", "logcamp_sigma")
         flux = float(observation["flux"]) / multiplier if "flux" in observation else None
-        return cls(operator, *(observation[name].values for name in names), flux, **options)
+        cphase, cphase_sigma, logcamp, logcamp_sigma = (observation[name].values for name in names)
+        return cls(operator, cphase, cphase_sigma, logcamp, logcamp_sigma, flux, **options)
 
     def chi2(self, x: Tensor) -> dict[str, Tensor]:
         """Raw reduced chi2 of each image, (B,): `cphase`, `logcamp`, `flux`, where observed."""
@@ -157,12 +155,11 @@ class ClosureMisfit(Misfit):
 
     def _loss(self, predicted: Tensor) -> tuple[Tensor, Tensor]:
         theta, amplitude, flux = self._split(predicted)
-        w_phase, w_amplitude, w_flux = self.weights
         d_theta, d_amplitude = theta - self.cphase, amplitude - self.logcamp
         d_flux = flux - self.flux if self.flux is not None else torch.zeros_like(flux)
-        w_phase = w_phase / self.cphase_sigma**2
-        by_amplitude = w_amplitude / self.logcamp_sigma**2 * d_amplitude
-        by_flux = w_flux / self.flux_sigma**2 * d_flux
+        w_phase = self.weights[0] / self.cphase_sigma**2
+        by_amplitude = self.weights[1] / self.logcamp_sigma**2 * d_amplitude
+        by_flux = self.weights[2] / self.flux_sigma**2 * d_flux
         values = (
             2 * (w_phase * (d_theta / 2).sin() ** 2).sum(1)  # 1 - cos d, without cancellation
             + 0.5 * (d_amplitude * by_amplitude).sum(1)

@@ -213,7 +213,8 @@ class Scaling(LinearOperator):
     def _forward(self, x: Tensor) -> Tensor:
         return self.scale * x
 
-    _adjoint = _forward
+    def _adjoint(self, y: Tensor) -> Tensor:
+        return self.scale * y
 
 
 class Affine(Operator):
@@ -278,13 +279,18 @@ class Composed(Operator):
     def linear(self) -> LinearOperator | None:
         """The product of the two Jacobians when both are constant."""
         outer, inner = self.outer.linear, self.inner.linear
-        return None if outer is None or inner is None else outer @ inner
+        if outer is None or inner is None:
+            return None
+        product = outer @ inner
+        return product if isinstance(product, LinearOperator) else None
 
     def __repr__(self) -> str:
         return f"{self.outer!r} @ {self.inner!r}"
 
 
 class _ComposedLinear(Composed, LinearOperator):
+    outer: LinearOperator
+    inner: LinearOperator
     vjp = LinearOperator.vjp
     linear = LinearOperator.linear
 
@@ -298,6 +304,7 @@ class _ComposedLinear(Composed, LinearOperator):
 class _ScaledSVD(_ComposedLinear, SVDOperator):
     """A (scale x) has the SVD of A with scaled singular values; a negative sign goes into U."""
 
+    outer: SVDOperator
     norm = SVDOperator.norm
 
     def __init__(self, outer: SVDOperator, inner: Scaling):

@@ -20,7 +20,8 @@ def test_centred_fft_is_the_centred_unitary_sum(shape):
 def test_complex_and_channels_are_inverse():
     x = torch.randn(3, 2, 4, 5)
     z = arrays.channels_to_complex(x)
-    assert z.shape == (3, 1, 4, 5) and z.dtype == torch.complex64
+    assert z.shape == (3, 1, 4, 5)
+    assert z.dtype == torch.complex64
     torch.testing.assert_close(arrays.complex_to_channels(z), x)
     with pytest.raises(ValueError, match=r"expected \(B, 2, H, W\)"):
         arrays.channels_to_complex(x[:, :1])
@@ -64,5 +65,6 @@ def test_move_keeps_the_original_and_pairs_dtypes():
     holder = Holder()
     moved = holder.to(dtype=torch.float64)
     assert moved.real.dtype == moved.nested[0].dtype == moved.network.weight.dtype == torch.float64
-    assert moved.complex.dtype == torch.complex128 and moved.index.dtype == torch.int64
+    assert moved.complex.dtype == torch.complex128
+    assert moved.index.dtype == torch.int64
     assert holder.real.dtype == holder.network.weight.dtype == torch.float32

@@ -75,7 +75,7 @@ def test_golden_closures_and_their_errors(golden):
     torch.testing.assert_close(golden_images(golden, torch.float64).sum((1, 2, 3)), flux[:, 0])
 
 
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-6), (torch.float64, 1e-11)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-11)])
 @pytest.mark.parametrize("npix", [64, 65])
 def test_nufft_agrees_with_the_sum(golden, dtype, tolerance, npix):
     pytest.importorskip("finufft")
@@ -88,7 +88,8 @@ def test_nufft_agrees_with_the_sum(golden, dtype, tolerance, npix):
     assert (norm(fast.adjoint(vis) - back) <= tolerance * norm(back)).all()
     leaf = image.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(fast(leaf), leaf, vis)
-    assert gradient.dtype == dtype and (norm(gradient - back) <= tolerance * norm(back)).all()
+    assert gradient.dtype == dtype
+    assert (norm(gradient - back) <= tolerance * norm(back)).all()
 
 
 def test_tables_do_not_lose_precision_when_moved(golden):

@@ -45,7 +45,8 @@ def test_float32_follows_float64(make):
     assert single.dtype == single_values.dtype == torch.float32
     torch.testing.assert_close(single_values.double(), values, rtol=1e-5, atol=1e-5)
     assert (single.double() - gradient).norm() <= 1e-5 * gradient.norm()
-    assert repr(misfit) and misfit.objective_scale > 0
+    assert repr(misfit)
+    assert misfit.objective_scale > 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -100,7 +101,8 @@ def test_gaussian_misfit_is_the_log_density():
 def test_blank_images_have_finite_values_and_gradients():
     misfit = closure_misfit()
     gradient, values = misfit.gradient(torch.zeros(1, 1, 9, 9, dtype=torch.float64))
-    assert torch.isfinite(gradient).all() and torch.isfinite(values).all()
+    assert torch.isfinite(gradient).all()
+    assert torch.isfinite(values).all()
 
 
 def test_gaussian_errors_name_the_cause():

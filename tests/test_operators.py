@@ -115,7 +115,8 @@ def test_composition_checks_shapes_and_keeps_linearity():
     model_space = FirstDifference() @ Affine(0.5, 1.0, (1, 6, 5))
     assert not isinstance(model_space, LinearOperator)
     assert isinstance(model_space.linear, LinearOperator)
-    assert "FirstDifference" in repr(model_space) and "0.5" in repr(model_space)
+    assert "FirstDifference" in repr(model_space)
+    assert "0.5" in repr(model_space)
 
 
 def test_precision_mismatch_says_how_to_move():
@@ -134,4 +135,5 @@ def test_operators_that_override_only_vjp_share_it_with_pullback():
             return v
 
     y, pull = StraightThrough().pullback(torch.full((1, 1, 2, 2), 0.7))
-    assert (y == 1).all() and (pull(y) == 1).all()
+    assert (y == 1).all()
+    assert (pull(y) == 1).all()

@@ -213,8 +213,8 @@ class ClosureSet(Movable):
         s^2 = sum_k sigma_k^2 / |V_k|^2, with `sigma` (n_vis,) in the unit of the visibilities.
         """
         variance = (sigma / visibilities.abs().clamp_min(self.floor)) ** 2
-        tables = (self.phase_index, self.amplitude_index)
-        return tuple(variance[:, table].sum(-1).sqrt() for table in tables)
+        phase = variance[:, self.phase_index].sum(-1).sqrt()
+        return phase, variance[:, self.amplitude_index].sum(-1).sqrt()
 
     def vjp(self, visibilities: Tensor, v_phases: Tensor, v_log_amplitudes: Tensor) -> Tensor:
         """Derivative of <v_phases, theta> + <v_log_amplitudes, A> by the visibilities, (B, n_vis).
@@ -243,7 +243,7 @@ class ClosureQuantities(Operator):
     """
 
     def __init__(self, visibilities: Visibilities, closures: ClosureSet):
-        n_vis = visibilities.data_shape[0]
+        n_vis = visibilities.u.size
         for name, index in (
             ("phase", closures.phase_index),
             ("amplitude", closures.amplitude_index),

@@ -24,9 +24,9 @@ def crescent(
     return (profile * (1 + 2 * asymmetry * np.cos(theta - np.radians(angle))))[None, None]
 
 
-def smooth_images(batch=3, n=64, seed=0):
+def smooth_images(batch=3, n=32, seed=0):
     noise = torch.randn(batch, 1, n, n, generator=torch.Generator().manual_seed(seed))
-    images = metrics.blur(noise, 6.0)
+    images = metrics.blur(noise, 4.0)
     return (images - images.amin()) / (images.amax() - images.amin())
 
 

@@ -160,7 +160,7 @@ def align(predicted: Any, target: Any, mode: str = "exact") -> Tensor:
     """Shift each prediction to where its squared difference from the target is smallest.
 
     `mode="exact"`: all whole-pixel shifts up to a quarter of the image, zero among them, then
-    bilinear ones in steps of 0.05 pixel around the best. `mode="inversebench"`: the benchmark's
+    bicubic ones in steps of 0.05 pixel around the best. `mode="inversebench"`: the benchmark's
     30 x 30 bilinear shifts, which miss zero by half a pixel and so cap even a perfect image.
     """
     a, b = as_pair(predicted, target)
@@ -168,14 +168,14 @@ def align(predicted: Any, target: Any, mode: str = "exact") -> Tensor:
     if mode == "inversebench":
         steps = torch.linspace(-0.25, 0.25, 30, dtype=a.dtype, device=a.device)
         grid = torch.cartesian_prod(steps, steps) * (torch.tensor(a.shape[-2:]).to(a) - 1)
-        return _shift(a, _best_offset(a, b, origin, grid))
+        return _shift(a, _best_offset(a, b, origin, grid, "bilinear"), "bilinear")
     if mode != "exact":
         raise ValueError(f"align: mode {mode!r}, expected 'exact' or 'inversebench'.")
     best = _best_whole_shift(a, b)
     for step, count in ((0.25, 4), (0.05, 5)):
         steps = step * torch.arange(-count, count + 1).to(a)
-        best = _best_offset(a, b, best, torch.cartesian_prod(steps, steps))
-    return _shift(a, best)
+        best = _best_offset(a, b, best, torch.cartesian_prod(steps, steps), "bicubic")
+    return _shift(a, best, "bicubic")
 
 
 def aligned_psnr(
@@ -187,24 +187,24 @@ def aligned_psnr(
     return psnr(align(a, b, mode), b, data_range, epsilon)
 
 
-def _shift(x: Tensor, offset: Tensor) -> Tensor:
-    """Move each image by `offset` (B, 2), pixels down and right; bilinear, zero outside."""
+def _shift(x: Tensor, offset: Tensor, kind: str) -> Tensor:
+    """Move each image by `offset` (B, 2), pixels down and right; zero outside."""
     height, width = x.shape[-2:]
     theta = torch.zeros((len(x), 2, 3), dtype=x.dtype, device=x.device)
     theta[:, 0, 0] = theta[:, 1, 1] = 1
     theta[:, 0, 2] = -2 * offset[:, 1] / (width - 1)
     theta[:, 1, 2] = -2 * offset[:, 0] / (height - 1)
     grid = F.affine_grid(theta, list(x.shape), align_corners=True)
-    return F.grid_sample(x, grid, align_corners=True)
+    return F.grid_sample(x, grid, mode=kind, align_corners=True)
 
 
-def _best_offset(a: Tensor, b: Tensor, centre: Tensor, grid: Tensor) -> Tensor:
+def _best_offset(a: Tensor, b: Tensor, centre: Tensor, grid: Tensor, kind: str) -> Tensor:
     """The `centre + grid[k]` (B, 2) with the smallest squared error, for each sample."""
     best = centre
     smallest = torch.full((len(a),), torch.inf, dtype=a.dtype, device=a.device)
     for step in grid:
         offset = centre + step
-        error = (_shift(a, offset) - b).square().flatten(1).mean(1)
+        error = (_shift(a, offset, kind) - b).square().flatten(1).mean(1)
         best = torch.where((error < smallest)[:, None], offset, best)
         smallest = torch.minimum(error, smallest)
     return best

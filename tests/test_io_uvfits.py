@@ -180,6 +180,16 @@ def test_both_bands_measure_the_same_closure_phases(m87):
     assert 0.5 < np.sqrt(np.mean((difference / error) ** 2)) < 1.2
 
 
+def test_continuous_data_are_no_scan(tmp_path, observation):
+    step = np.unique(observation["time"], return_inverse=True)[1].reshape(-1)
+    close = observation.assign(time=("vis", step * 80 / 3600))  # 31 times, every 80 s
+    write_uvfits(tmp_path / "close.uvfits", close)
+    with pytest.raises(DataError, match="40 minutes without a gap"):
+        read_uvfits(tmp_path / "close.uvfits")
+    binned = read_uvfits(tmp_path / "close.uvfits", average_seconds=600)
+    assert len(np.unique(binned["time"])) == 5
+
+
 # ---------------------------------------------------------------- options
 
 
@@ -224,7 +234,7 @@ def test_flux_from_a_baseline(observation):
     assert float(measured["flux"]) == pytest.approx(1.13, abs=0.01)  # extended flux included
     shortest = read_uvfits(UVFITS, **RAW, flux_baseline="shortest")  # JCMT-SMA
     assert float(shortest["flux"]) == pytest.approx(1.13, abs=0.01)
-    with pytest.raises(DataError, match="has no baseline 'AA-XX'; it has AA-AP"):
+    with pytest.raises(DataError, match="no baseline 'AA-XX'; there are AA-AP"):
         read_uvfits(UVFITS, **RAW, flux_baseline="AA-XX")
     with pytest.raises(DataError, match="two station names"):
         read_uvfits(UVFITS, **RAW, flux_baseline="ALMA")
@@ -463,7 +473,7 @@ def test_netcdf_round_trip(tmp_path, observation):
 
 def test_missing_ehtim_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "ehtim", None)
-    with pytest.raises(ImportError, match=r"pip install 'lmaps-science\[eht\]'"):
+    with pytest.raises(ImportError, match=r"pip install .*lmaps-science\[eht\]"):
         read_uvfits(UVFITS)
 
 

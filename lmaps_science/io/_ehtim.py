@@ -42,9 +42,10 @@ def import_ehtim() -> ModuleType:
         with quiet(), matplotlib.rc_context():
             import ehtim
             import ehtim.io.load
-    except ImportError as error:
+    except Exception as error:  # before 1.2.10 it stumbles over NumPy 2 with an AttributeError
         raise ImportError(
             "Reading and writing uvfits files needs eht-imaging, which cannot be imported "
-            f"({error}). Install it: pip install 'lmaps-science[eht]'"
+            f"({type(error).__name__}: {error}). Install or renew it: "
+            "pip install --upgrade 'lmaps-science[eht]'"
         ) from error
     return ehtim

@@ -227,9 +227,8 @@ def _read_text(path: Path) -> xr.DataArray:
     """ehtim's text format: `# KEY: value` lines, then one line of x, y, I, … a pixel."""
     try:
         lines = path.read_text(encoding="ascii").splitlines()
-        header = dict(
-            match.groups() for line in lines if (match := re.match(r"#\s*([A-Z]+):\s*(.*)", line))
-        )
+        found = (re.match(r"#\s*([A-Z]+):\s*(.*)", line) for line in lines)
+        header = {match[1]: match[2] for match in found if match}
         shape, width = [], []
         for axis in "YX":
             words = header[f"FOV{axis}"].split()

@@ -145,10 +145,10 @@ def _closures(
             "the observation has no closure phase: at no time do three stations form a triangle"
             + (f" of signal-to-noise ratio {snr_cut:g}: lower snr_cut." if snr_cut > 0 else ".")
         )
-    index = np.array([closure.index for closure in triangles], dtype=np.int64)
+    index = np.array([closure.legs for closure in triangles], dtype=np.int64)
     conjugate = np.array([closure.signs for closure in triangles]) < 0
     legs3 = np.where(conjugate, visibility[index].conj(), visibility[index])
-    index4 = np.array([closure.index for closure in quadrangles], dtype=np.int64).reshape(-1, 4)
+    index4 = np.array([closure.legs for closure in quadrangles], dtype=np.int64).reshape(-1, 4)
     logs = np.log(np.abs(visibility[index4]))
     return {
         "cphase": ("cphase", np.angle(legs3.prod(axis=1)), {"units": "rad"}),
@@ -168,7 +168,7 @@ _RATIO = (1, 1, -1, -1)
 
 
 class _Closure(NamedTuple):
-    index: tuple[int, ...]  # the visibilities
+    legs: tuple[int, ...]  # the visibilities
     signs: tuple[int, ...]  # their share in the phase, or in the logarithm of the amplitude
 
 
@@ -236,7 +236,7 @@ def _select(
     """A maximal independent set of the closures with 1/sigma >= snr_cut, preferred ones first."""
 
     def error(closure: _Closure) -> float:
-        return float(np.sqrt(variance[list(closure.index)].sum()))
+        return float(np.sqrt(variance[list(closure.legs)].sum()))
 
     def passing(closures: list[_Closure]) -> list[_Closure]:
         return [c for c in closures if np.isfinite(sigma := error(c)) and sigma * snr_cut <= 1]
@@ -245,10 +245,10 @@ def _select(
     if len(preferred) == full_size:
         return preferred
     ranked = preferred + sorted(passing(others), key=error)
-    column = {k: i for i, k in enumerate(sorted({k for c in ranked for k in c.index}))}
+    column = {k: i for i, k in enumerate(sorted({k for c in ranked for k in c.legs}))}
     rows = np.zeros((len(ranked), len(column)))
     for row, closure in zip(rows, ranked, strict=True):
-        row[[column[k] for k in closure.index]] = closure.signs
+        row[[column[k] for k in closure.legs]] = closure.signs
     return [ranked[i] for i in _independent_rows(rows)]
 
 

@@ -62,14 +62,15 @@ def read_netcdf(path: str | os.PathLike[str]) -> xr.Dataset:
 def _encode(dataset: xr.Dataset) -> xr.Dataset:
     encoded = dataset.copy()
     encoded.attrs = _encode_attrs(dataset.attrs)
-    for name, variable in dataset.variables.items():
+    for key, variable in dataset.variables.items():
+        name = str(key)
         attrs = _encode_attrs(variable.attrs)
         if not np.iscomplexobj(variable.values):
             encoded[name].attrs = attrs
             continue
         for part in ("real", "imag"):
             split = variable.copy(data=getattr(variable.values, part).copy())
-            split.attrs = {**attrs, _PART: str(name)}
+            split.attrs = {**attrs, _PART: name}
             encoded[f"{name}_{part}"] = split
         if name in dataset.coords:
             encoded = encoded.set_coords([f"{name}_real", f"{name}_imag"])

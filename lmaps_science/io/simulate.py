@@ -201,14 +201,14 @@ def _facts(
     frequency_hz: float | None,
     bandwidth_hz: float,
 ) -> dict[str, Any]:
-    given = {
+    given: dict[str, Any] = {
         "source": source,
         "ra_hours": ra_hours,
         "dec_degrees": dec_degrees,
         "mjd": mjd,
         "frequency_hz": frequency_hz,
     }
-    facts = {
+    facts: dict[str, Any] = {
         name: value if value is not None else image.attrs.get(name) for name, value in given.items()
     }
     facts["source"] = facts["source"] or "simulated"

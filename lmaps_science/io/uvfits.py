@@ -21,6 +21,10 @@ __all__ = ["read_uvfits", "write_uvfits"]
 # compact source, and resolve none of it (EHT 2019, paper IV, uses the same 0.1 Gλ).
 ZERO_BASELINE_WAVELENGTHS = 1e8
 
+# Scans of the EHT last 3 to 7 minutes, minutes apart; samples of one scan are 60 s apart at most.
+_SCAN_GAP = 90.0  # s
+_LONGEST_SCAN = 1800.0  # s; over longer, the Earth's rotation smears the visibilities
+
 Table = dict[str, np.ndarray]
 
 
@@ -43,7 +47,7 @@ def read_uvfits(
        two that is there.
     2. Coherent average over `average_seconds`: the plain mean of each baseline's visibilities, with
        the error of that mean. The phases must be stable meanwhile, as in the network-calibrated EHT
-       files. "scan" averages from gap to gap (60 s or more without data), a number over bins of
+       files. "scan" averages from gap to gap (90 s or more without data), a number over bins of
        that length counted from 0 h UTC, None does not average.
     3. The first `fraction` of the times is kept (rounded up).
     4. Baselines below 0.1 Gλ (ALMA-APEX, JCMT-SMA) also see emission far outside any image: on M87*
@@ -63,7 +67,8 @@ def read_uvfits(
         snr_cut: lowest signal-to-noise ratio of a closure quantity; 0 keeps all.
         fraction: in (0, 1], the part of the times that is kept, from the first on.
         flux: total flux density of the compact source [Jy], known from elsewhere (M87*: 0.6).
-        flux_baseline: the baseline that measures the total flux, e.g. "AA-AP", or "shortest".
+        flux_baseline: the baseline that measures the total flux, e.g. "AA-AP" (ALMA-APEX), or
+            "shortest".
             Without `flux`, its median amplitude is the flux. Without either, the flux is unknown.
         zero_baselines: "rescale", "keep" or "drop".
 
@@ -77,23 +82,23 @@ def read_uvfits(
     _check_options(average_seconds, systematic, fraction, flux, zero_baselines)
     path = require_file(path)
     table, stations, attrs = _read_table(path)
-    if average_seconds is not None:
-        table = _average(table, average_seconds)
-    times = np.unique(table["time"])
-    last = times[math.ceil(fraction * len(times)) - 1]
-    table = _rows(table, table["time"] <= last)
-    table, flux, scale = _fix_flux(table, flux, flux_baseline, zero_baselines, path)
-    table["sigma"] = np.hypot(table["sigma"], systematic * np.abs(table["visibility"]))
     attrs.update(
         average_seconds=average_seconds or 0.0,
         systematic=float(systematic),
         fraction=float(fraction),
         zero_baselines=zero_baselines,
-        zero_baseline_scale=scale,
         file=path.name,
         sha256=sha256(path),
     )
     try:
+        if average_seconds is not None:
+            table = _average(table, average_seconds)
+        times = np.unique(table["time"])
+        last = times[math.ceil(fraction * len(times)) - 1]
+        table = _rows(table, table["time"] <= last)
+        table, flux, scale = _fix_flux(table, flux, flux_baseline, zero_baselines)
+        attrs["zero_baseline_scale"] = scale
+        table["sigma"] = np.hypot(table["sigma"], systematic * np.abs(table["visibility"]))
         return make_observation(table, stations, flux=flux, snr_cut=snr_cut, attrs=attrs)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
@@ -251,12 +256,17 @@ def _average(table: Table, seconds: float | Literal["scan"]) -> Table:
     time = table["time"]
     if seconds == "scan":
         instants = np.unique(time)
-        gap = max(60.0, 1.5 * float(np.median(table["integration"]))) / 3600
-        scan = np.concatenate([[0], np.cumsum(np.diff(instants) > gap)])
+        scan = np.concatenate([[0], np.cumsum(np.diff(instants) > _SCAN_GAP / 3600)])
         label = scan[np.searchsorted(instants, time)]
         first = np.searchsorted(scan, np.arange(scan[-1] + 1))
         last = np.searchsorted(scan, np.arange(scan[-1] + 1), side="right") - 1
         centres = (instants[first] + instants[last]) / 2
+        longest = 3600 * float((instants[last] - instants[first]).max())
+        if longest > _LONGEST_SCAN:
+            raise DataError(
+                f"the data run on for {longest / 60:.0f} minutes without a gap, too long for one "
+                "average: give average_seconds as a number, e.g. 300."
+            )
     else:
         # Times are stored to some milliseconds: round, lest one falls short of its bin's edge.
         label = np.floor(np.round(time * 3600, 1) / seconds).astype(int)
@@ -289,7 +299,6 @@ def _fix_flux(
     flux: float | None,
     flux_baseline: str | None,
     zero_baselines: str,
-    path: Path,
 ) -> tuple[Table, float | None, float]:
     """The table with its zero baselines treated, the flux, and the factor they were scaled by."""
     length = np.hypot(table["u"], table["v"])
@@ -297,7 +306,7 @@ def _fix_flux(
     amplitude = np.abs(table["visibility"])
     total = float(np.median(amplitude[zero])) if zero.any() else None
     if flux_baseline is not None:
-        total = float(np.median(amplitude[_on_baseline(table, flux_baseline, length, path)]))
+        total = float(np.median(amplitude[_on_baseline(table, flux_baseline, length)]))
         flux = total if flux is None else flux
     scale = 1.0
     if zero_baselines == "rescale" and flux is not None and total is not None:
@@ -310,7 +319,7 @@ def _fix_flux(
     return table, flux, scale
 
 
-def _on_baseline(table: Table, baseline: str, length: np.ndarray, path: Path) -> np.ndarray:
+def _on_baseline(table: Table, baseline: str, length: np.ndarray) -> np.ndarray:
     first, second = table["station1"], table["station2"]
     pair = [str(first[np.argmin(length)]), str(second[np.argmin(length)])]
     if baseline != "shortest":
@@ -323,5 +332,5 @@ def _on_baseline(table: Table, baseline: str, length: np.ndarray, path: Path) ->
     chosen = ((first == pair[0]) & (second == pair[1])) | ((first == pair[1]) & (second == pair[0]))
     if not chosen.any():
         have = sorted({f"{a}-{b}" for a, b in zip(first, second, strict=True)})
-        raise DataError(f"{path} has no baseline {baseline!r}; it has {', '.join(have)}.")
+        raise DataError(f"no baseline {baseline!r}; there are {', '.join(have)}.")
     return chosen

@@ -68,8 +68,8 @@ def read_uvfits(
         fraction: in (0, 1], the part of the times that is kept, from the first on.
         flux: total flux density of the compact source [Jy], known from elsewhere (M87*: 0.6).
         flux_baseline: the baseline that measures the total flux, e.g. "AA-AP" (ALMA-APEX), or
-            "shortest".
-            Without `flux`, its median amplitude is the flux. Without either, the flux is unknown.
+            "shortest". Without `flux`, its median amplitude is the flux; without either, the flux
+            is unknown.
         zero_baselines: "rescale", "keep" or "drop".
 
     Raises:

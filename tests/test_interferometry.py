@@ -151,6 +151,19 @@ def test_blank_images_have_finite_closures_and_derivatives():
     assert torch.isfinite(pull(torch.ones_like(out))).all()
 
 
+def test_samples_do_not_depend_on_the_batch_to_the_last_bit(golden):
+    """At an image size that is a multiple of the vector width, in single precision."""
+    quantities = ClosureQuantities(golden_operator(golden), golden_closures(golden))
+    images = torch.rand(5, 1, 64, 64)
+    out, pull = quantities.pullback(images)
+    v = torch.randn_like(out)
+    gradient = pull(v)
+    for i in range(5):
+        alone, pull_alone = quantities.pullback(images[i : i + 1])
+        assert torch.equal(alone[0], out[i])
+        assert torch.equal(pull_alone(v[i : i + 1])[0], gradient[i])
+
+
 def test_closed_form_derivative_equals_autograd():
     quantities = ClosureQuantities(small_visibilities(), small_closures())
     image = a_positive_image(quantities.image_shape).requires_grad_()

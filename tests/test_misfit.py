@@ -134,3 +134,15 @@ def test_closure_errors_name_the_cause():
         ClosureMisfit(operator, good[0][1:], *good[1:])
     with pytest.raises(ValueError, match="Build both from one observation"):
         ClosureMisfit(operator, good[0][1:], good[1][1:], *good[2:])
+
+
+def test_from_observation_reads_closures_and_scales_the_flux():
+    xr = pytest.importorskip("xarray")
+    reference = closure_misfit()
+    names = ("cphase", "cphase_sigma", "logcamp", "logcamp_sigma")
+    columns = {name: (name.removesuffix("_sigma"), getattr(reference, name)) for name in names}
+    observation = xr.Dataset(columns | {"flux": 0.005 * float(reference.flux)})
+    misfit = ClosureMisfit.from_observation(reference.operator, observation, multiplier=0.005)
+    torch.testing.assert_close(misfit(draw(misfit)), reference(draw(misfit)))
+    without = ClosureMisfit.from_observation(reference.operator, observation.drop_vars("flux"))
+    assert without.flux is None

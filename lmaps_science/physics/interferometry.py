@@ -199,7 +199,9 @@ class ClosureSet(Movable):
 
     def phases(self, visibilities: Tensor) -> Tensor:
         """Closure phases in radians, in [-pi, pi]: (B, n_cp)."""
-        angles = (visibilities.angle()[:, self.phase_index] * self.phase_sign).sum(-1)
+        # atan2, unlike angle(), gives the same bits whatever the size of the batch
+        arguments = torch.atan2(visibilities.imag, visibilities.real)
+        angles = (arguments[:, self.phase_index] * self.phase_sign).sum(-1)
         return angles - 2 * torch.pi * (angles / (2 * torch.pi)).round().detach()
 
     def log_amplitudes(self, visibilities: Tensor) -> Tensor:
@@ -222,11 +224,12 @@ class ClosureSet(Movable):
         With a_k and p_k the sums of v over the closures that hold log |V_k| and arg V_k,
         d/d Re V_k + i d/d Im V_k = (a_k + i p_k) V_k / |V_k|^2.
         """
-        power = visibilities.real**2 + visibilities.imag**2
+        real, imag = visibilities.real, visibilities.imag
+        power = real**2 + imag**2
         inverse = torch.where(power > self.floor**2, 1 / power, 0)
-        by_log = self._collect(power, self.amplitude_index, self.amplitude_sign, v_log_amplitudes)
-        by_phase = self._collect(power, self.phase_index, self.phase_sign, v_phases)
-        return torch.complex(by_log * inverse, by_phase * inverse) * visibilities
+        a = self._collect(power, self.amplitude_index, self.amplitude_sign, v_log_amplitudes)
+        p = self._collect(power, self.phase_index, self.phase_sign, v_phases)
+        return torch.complex((a * real - p * imag) * inverse, (a * imag + p * real) * inverse)
 
     @staticmethod
     def _collect(like: Tensor, index: Tensor, sign: Tensor, v: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
@@ -113,7 +114,8 @@ class ClosureMisfit(Misfit):
         weights: tuple[float, float, float] = (1.0, 1.0, 0.5),
     ):
         def vector(name: str, values: ArrayLike) -> Tensor:
-            tensor = torch.as_tensor(values, device=operator.like.device).to(operator.like)
+            tensor = values if isinstance(values, Tensor) else torch.tensor(np.asarray(values))
+            tensor = tensor.to(operator.like)
             check_shape("ClosureMisfit", name, tensor, ("n",))
             (check_positive if name.endswith("sigma") else check_finite)(
                 "ClosureMisfit", name, tensor

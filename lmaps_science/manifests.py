@@ -1,0 +1,197 @@
+"""Public data that the problems use: where they are, what they hold, and whether a copy is intact.
+
+Each file of `data_manifests/` describes one collection: source, licence, citation, and its files
+with their URL, checksum, shapes and units. `fetch(name)` gives the path of a verified copy.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lmaps_science.io.files import DataError, sha256
+
+__all__ = ["DataFile", "fetch", "find", "list_data", "shipped_folder", "suggestion"]
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    file: str
+    url: str | None
+    sha256: str | None
+    bytes: int | None = None
+    what: str
+    shape: str
+    units: str
+
+
+class _Collection(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    title: str
+    source: str
+    licence: str
+    citation: str
+    folder: str
+    notes: str = ""
+    files: dict[str, _File]
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """One file: `path` is where it belongs, relative to a folder of data such as $LMAPS_DATA.
+
+    `url` is None where the source offers no direct link (then `source` is the page to visit),
+    `sha256` where the checksum is not known (then a copy cannot be verified).
+    """
+
+    name: str
+    path: str
+    url: str | None
+    sha256: str | None
+    bytes: int | None
+    what: str
+    shape: str
+    units: str
+    collection: str
+    source: str
+    licence: str
+    citation: str
+    notes: str
+
+
+def list_data() -> dict[str, DataFile]:
+    """All files that the manifests describe, by name."""
+    return dict(_read(shipped_folder("data_manifests")))
+
+
+def find(name: str, folder: str | os.PathLike[str] | None = None) -> Path | None:
+    """The path of an intact copy that is already here, or None.
+
+    Looks in `folder` (default: $LMAPS_DATA), in its sub-folder as the manifest has it or directly,
+    then in the cache of earlier downloads.
+
+    Raises:
+        DataError: no such name, or a copy whose checksum differs.
+    """
+    data = _data_file(name)
+    given = folder or os.environ.get("LMAPS_DATA")
+    places = [Path(given).expanduser()] if given else []
+    for place in [*places, _cache()]:
+        for path in (place / data.path, place / Path(data.path).name):
+            if path.is_file():
+                _verify(path, data)
+                return path
+    return None
+
+
+def fetch(name: str, folder: str | os.PathLike[str] | None = None) -> Path:
+    """The path of a verified copy, downloaded to the cache when there is none here.
+
+    Args:
+        name: one of `list_data()`.
+        folder: where to look first; default: $LMAPS_DATA.
+
+    Raises:
+        DataError: no such name; no network, or no direct link (the message says where to get the
+            file and where to put it); or a checksum that differs from the manifest's.
+    """
+    here = find(name, folder)
+    if here is not None:
+        return here
+    data = _data_file(name)
+    by_hand = (
+        f"Get it from {data.source} and put it in a folder of data as {data.path}, with "
+        "LMAPS_DATA set to that folder."
+    )
+    if data.url is None:
+        raise DataError(f"{name} ({data.what}) has no direct link. {by_hand}")
+    import pooch
+
+    pooch.get_logger().setLevel("WARNING")
+    target = _cache() / data.path
+    try:
+        pooch.retrieve(
+            data.url,
+            known_hash=f"sha256:{data.sha256}" if data.sha256 else None,
+            fname=target.name,
+            path=target.parent,
+        )
+    except ValueError as error:  # pooch has removed what it downloaded
+        raise DataError(
+            f"{name}: what {data.url} gave has another checksum than the manifest ({error}). "
+            "The source changed, or the transfer was tampered with; nothing was kept."
+        ) from error
+    except Exception as error:  # no network, a proxy, a moved file: each its own type
+        raise DataError(
+            f"{name} could not be downloaded from {data.url} ({type(error).__name__}). {by_hand}"
+        ) from error
+    return target
+
+
+def shipped_folder(name: str) -> Path:
+    """A folder of files that come with the package: inside it when installed, else beside it."""
+    package = Path(__file__).resolve().parent
+    inside = package / name
+    return inside if inside.is_dir() else package.parent / name
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """' Did you mean ...?' when a known word is close to `word`, else nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def _data_file(name: str) -> DataFile:
+    known = list_data()
+    if name not in known:
+        raise DataError(
+            f"there is no data file {name!r}.{suggestion(name, known)} Known: {', '.join(known)}."
+        )
+    return known[name]
+
+
+def _cache() -> Path:
+    import pooch
+
+    return Path(pooch.os_cache("lmaps-science"))
+
+
+def _verify(path: Path, data: DataFile) -> None:
+    if data.sha256 is not None and sha256(path) != data.sha256:
+        raise DataError(
+            f"{path} is not the file that the manifest describes as {data.name}: its SHA-256 is "
+            f"{sha256(path)}, expected {data.sha256}. Remove it, or copy it again."
+        )
+
+
+@lru_cache(maxsize=4)
+def _read(folder: Path) -> Mapping[str, DataFile]:
+    found: dict[str, DataFile] = {}
+    for path in sorted(folder.glob("*.yaml")):
+        content: Any = yaml.safe_load(path.read_text("utf-8"))
+        try:
+            collection = _Collection.model_validate(content)
+        except ValidationError as error:
+            raise DataError(f"{path} is not a manifest: {error}") from error
+        common = collection.model_dump(exclude={"files", "title", "folder"})
+        for name, file in collection.files.items():
+            if name in found:
+                raise DataError(f"{path}: the name {name} is taken by {found[name].collection}.")
+            found[name] = DataFile(
+                name=name,
+                path=f"{collection.folder}/{file.file}",
+                collection=collection.title,
+                **common,
+                **file.model_dump(exclude={"file"}),
+            )
+    return found

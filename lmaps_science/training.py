@@ -150,7 +150,7 @@ def train(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     accelerator = Accelerator(mixed_precision=settings.precision)
-    set_seed(settings.seed)
+    set_seed(settings.seed)  # the fresh weights; images and noise have keys of their own
     run = _Run(config, settings)
     if (folder / "state.pt").exists():
         run.load(folder / "state.pt")
@@ -256,7 +256,11 @@ class _Run:
             "validation": self.history[-1],
         }
         save_prior(
-            folder / "prior.safetensors", self.denoiser(), training=facts, description=description
+            folder / "prior.safetensors",
+            self.denoiser(),
+            training=facts,
+            description=description,
+            dtype=torch.float16,
         )
 
     def load(self, path: Path) -> None:

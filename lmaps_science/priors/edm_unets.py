@@ -80,7 +80,7 @@ class SongUNet(nn.Module):
         channel_mult: Sequence[int] = (1, 2, 2, 2),
         num_blocks: int = 4,
         attn_resolutions: Sequence[int] = (16,),
-        dropout: float = 0.10,
+        dropout: float = 0.0,
         channel_mult_emb: int = 4,
         channel_mult_noise: int = 1,
         embedding: str = "positional",
@@ -227,7 +227,7 @@ class DhariwalUNet(nn.Module):
         channel_mult: Sequence[int] = (1, 2, 3, 4),
         num_blocks: int = 3,
         attn_resolutions: Sequence[int] = (32, 16, 8),
-        dropout: float = 0.10,
+        dropout: float = 0.0,
         channel_mult_emb: int = 4,
     ) -> None:
         super().__init__()

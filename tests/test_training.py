@@ -1,0 +1,141 @@
+"""Training a prior: it learns, resumes to the same weights, validates and refuses."""
+
+import numpy as np
+import pytest
+import torch
+
+from lmaps_science.priors import load_prior, prior_info
+from lmaps_science.training import ArrayImages, TrainingSettings, draw, edm_loss, train
+
+pytest.importorskip("accelerate")
+
+CONFIG = {
+    "architecture": "song",
+    "preconditioning": "edm",
+    "image_shape": [1, 8, 8],
+    "patch": 2,
+    "model_channels": 16,
+    "channel_mult": [1],
+    "num_blocks": 1,
+    "attn_resolutions": [],
+}
+SETTINGS = TrainingSettings(
+    steps=40, batch_size=8, learning_rate=3e-3, warmup=5, validate_every=20, validation_images=8
+)
+
+
+def images(seed: int) -> ArrayImages:
+    level = np.random.default_rng(seed).uniform(0, 1, (64, 1, 1, 1))
+    return ArrayImages(np.broadcast_to(level, (64, 1, 8, 8)).astype(np.float32), seed=seed)
+
+
+def test_training_lowers_the_loss_and_writes_everything(tmp_path):
+    path = train(CONFIG, images(0), images(1), tmp_path, SETTINGS, progress=False)
+    history = torch.load(tmp_path / "state.pt", weights_only=True)["history"]
+    first, last = history[0], history[-1]
+    assert last["step"] == 40
+    assert sum(last["bands"].values()) < sum(first["bands"].values())
+    facts = prior_info(path)["training"]
+    assert facts["images_seen"] == 320
+    assert facts["validation"]["bands"] == last["bands"]
+    assert (tmp_path / "samples.png").read_bytes()[:4] == b"\x89PNG"
+    prior = load_prior(path)
+    x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert prior(x, 1.0).shape == x.shape
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "prior.safetensors",
+        "samples.png",
+        "state.pt",
+    ]
+
+
+class _Interrupted:
+    """Images that stop coming: what a killed job looks like to the loop."""
+
+    def __init__(self, inner: ArrayImages, after: int) -> None:
+        self.inner, self.after = inner, after
+
+    def batch(self, start: int, count: int) -> np.ndarray:
+        if start >= self.after:
+            raise KeyboardInterrupt
+        return self.inner.batch(start, count)
+
+
+def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path):
+    train(CONFIG, images(0), images(1), tmp_path / "a", SETTINGS, progress=False)
+    stopping = _Interrupted(images(0), after=30 * 8)
+    with pytest.raises(KeyboardInterrupt):
+        train(CONFIG, stopping, images(1), tmp_path / "b", SETTINGS, progress=False)
+    train(CONFIG, images(0), images(1), tmp_path / "b", SETTINGS, progress=False)
+    a, b = (torch.load(tmp_path / k / "state.pt", weights_only=True)["ema"] for k in "ab")
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=0, atol=0)
+
+
+def test_loss_of_the_exact_denoiser_is_the_posterior_variance():
+    # x0 ~ N(0, s^2): E||D - x0||^2 / pixels = s^2 sigma^2 / (s^2 + sigma^2), so with sd = s the
+    # weighted loss is exactly 1 at every noise level.
+    g = torch.Generator().manual_seed(0)
+    s = 0.7
+    x0 = s * torch.randn(4000, 1, 4, 4, generator=g)
+    noise = torch.randn(x0.shape, generator=g)
+    for sigma in (0.05, 0.7, 20.0):
+        loss = edm_loss(
+            lambda x, sig: x * s**2 / (s**2 + sig.view(-1, 1, 1, 1) ** 2),
+            x0,
+            torch.full((4000,), sigma),
+            noise,
+            s,
+        )
+        assert loss.mean().item() == pytest.approx(1.0, rel=0.02)
+
+
+def test_sampler_draws_from_the_prior():
+    s, mean = 0.5, 0.3
+    g = torch.Generator().manual_seed(0)
+    x = draw(
+        lambda x, sig: mean + (x - mean) * s**2 / (s**2 + sig**2),
+        torch.randn(500, 1, 4, 4, generator=g),
+    )
+    assert x.mean().item() == pytest.approx(mean, abs=0.02)
+    assert x.std().item() == pytest.approx(s, rel=0.03)
+
+
+def test_array_images_are_reshuffled_and_resumable():
+    source = ArrayImages(np.arange(10, dtype=np.float32).reshape(10, 1, 1, 1) / 10, seed=0)
+    two = source.batch(0, 20)[:, 0, 0, 0]
+    assert sorted(two[:10]) == sorted(two[10:])
+    assert (two[:10] != two[10:]).any()
+    np.testing.assert_array_equal(source.batch(7, 6)[:, 0, 0, 0], two[7:13])
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((3, 8, 8)), r"\(n, C, H, W\)"),
+        (np.full((3, 1, 8, 8), np.nan), "192 values not finite"),
+        (np.full((3, 1, 8, 8), 2.0), r"lie in \[0, 1\]"),
+    ],
+)
+def test_refuses_images(array, message):
+    with pytest.raises(ValueError, match=message):
+        ArrayImages(array)
+
+
+@pytest.mark.parametrize("bad", [{"precision": "fp8"}, {"steps": 0}, {"learning_rate": 0.0}])
+def test_refuses_settings(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        TrainingSettings(**bad)
+
+
+def test_refuses_a_folder_of_another_architecture(tmp_path):
+    train(CONFIG, images(0), images(1), tmp_path, SETTINGS, progress=False)
+    other = {**CONFIG, "model_channels": 24}
+    with pytest.raises(ValueError, match="another architecture"):
+        train(other, images(0), images(1), tmp_path, SETTINGS, progress=False)
+
+
+def test_divergence_is_reported(tmp_path):
+    bad = TrainingSettings(steps=5, learning_rate=1e30, warmup=0, gradient_clip=1e30)
+    with pytest.raises(FloatingPointError, match="learning_rate"):
+        train(CONFIG, images(0), images(1), tmp_path, bad, progress=False)

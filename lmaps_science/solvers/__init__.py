@@ -5,5 +5,15 @@ from lmaps_science.solvers.diffpir import DiffPIR
 from lmaps_science.solvers.dps import DPS
 from lmaps_science.solvers.lmaps import LMAPS
 from lmaps_science.solvers.red_diff import REDDiff
+from lmaps_science.solvers.rml import regularised_maximum_likelihood
 
-__all__ = ["DAPS", "DPS", "LMAPS", "DiffPIR", "Langevin", "Metropolis", "REDDiff"]
+__all__ = [
+    "DAPS",
+    "DPS",
+    "LMAPS",
+    "DiffPIR",
+    "Langevin",
+    "Metropolis",
+    "REDDiff",
+    "regularised_maximum_likelihood",
+]

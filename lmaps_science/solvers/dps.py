@@ -35,20 +35,20 @@ class DPS:
 
     Args:
         levels: noise levels T.
-        zeta: step size; 0.5 serves most problems when scale-free, the paper has 0.4 to 1.
+        zeta: step size; 0.25 serves most problems when scale-free, the paper has 0.4 to 1.
         scale_free: see above.
         time_min: end of the variance-preserving schedule with linear beta.
     """
 
     levels: int = 1000
-    zeta: float = 0.5
+    zeta: float = 0.25
     scale_free: bool = True
     time_min: float = 1e-3
     requires = frozenset({"differentiable"})
 
     def __post_init__(self) -> None:
         if not self.zeta > 0:
-            raise ValueError(f"DPS needs zeta > 0, got {self.zeta}. Example: DPS(zeta=0.5).")
+            raise ValueError(f"DPS needs zeta > 0, got {self.zeta}. Example: DPS(zeta=0.25).")
         vp_schedule(self.levels, time_min=self.time_min)  # refuses what it cannot make
 
     @property
@@ -80,8 +80,6 @@ class DPS:
             longest = self.zeta * slope[0].numel() ** 0.5 * spread / norm(slope).clamp_min(tiny)
             length = torch.minimum(polyak, longest)
         else:
-            length = torch.full_like(
-                residual, self.zeta / float(vp_alpha(sigma) * vp_alpha(after))
-            )
+            length = torch.full_like(residual, self.zeta / float(vp_alpha(sigma) * vp_alpha(after)))
         x_next = unguided - per_sample(length, slope) * slope  # line 7
         return State(x=x_next, estimate=denoised if after > 0 else x_next)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lmaps_science.noise import SampleNoise, vp_schedule
-from lmaps_science.sample import InverseProblem, State
+from lmaps_science.sample import InverseProblem, State, start
 
 __all__ = ["REDDiff"]
 
@@ -58,10 +58,12 @@ class REDDiff:
         return vp_schedule(self.levels, time_min=self.time_min)
 
     def init(self, problem: InverseProblem, noise: SampleNoise) -> State:
-        like = problem.like(len(noise.samples))
-        # A little noise: at a perfectly flat image closure phases have no gradient.
-        mu = 1e-3 * noise.normal(like, 0)
-        return State(x=mu, estimate=mu, extra={"first": like, "second": like})
+        # The paper starts from the data's pseudo-inverse, which few operators have; this is the
+        # prior's mean.
+        pure = start(problem, noise, self.sigmas[0])
+        with torch.no_grad():
+            mu = problem.prior(pure.x, float(self.sigmas[0]))
+        return State(x=mu, estimate=mu, extra={"first": pure.estimate, "second": pure.estimate})
 
     def step(self, i: int, state: State, problem: InverseProblem, noise: SampleNoise) -> State:
         sigma, mu = float(self.sigmas[i]), state.x

@@ -1,4 +1,7 @@
-"""Methods: each a frozen dataclass with ``init`` and ``step``, run by :func:`lmaps_science.sample`."""
+"""Methods: each a frozen dataclass with ``init`` and ``step``, run by ``lmaps_science.sample``.
+
+``regularised_maximum_likelihood`` is the one that needs no prior, and stands on its own.
+"""
 
 from lmaps_science.solvers.daps import DAPS, Langevin, Metropolis
 from lmaps_science.solvers.diffpir import DiffPIR

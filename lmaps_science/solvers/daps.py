@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -159,6 +160,6 @@ class DAPS:
     def _ode(self, x: Tensor, sigma: float, problem: InverseProblem) -> Tensor:
         """dx/dsigma = (x - D(x, sigma)) / sigma from sigma to 0 by Euler's method (eq. 3)."""
         grid = edm_schedule(self.ode_steps, sigma, min(0.01, 0.1 * sigma)).tolist()
-        for now, then in zip(grid, grid[1:], strict=False):
+        for now, then in pairwise(grid):
             x = x + (then - now) * (x - problem.prior(x, now)) / now
         return x

@@ -13,9 +13,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lmaps_science.local_map import BarzilaiBorwein, ConjugateGradient, GradientSteps
 from lmaps_science.misfit import ClosureMisfit, GaussianMisfit, Misfit
 from lmaps_science.operators import Affine, LinearOperator, Operator, Scaling, SVDOperator
 from lmaps_science.physics.interferometry import ClosureQuantities, ClosureSet, Visibilities
+from lmaps_science.priors import (
+    Denoiser,
+    DenseCovariance,
+    GaussianMixturePrior,
+    GaussianPrior,
+    StationaryCovariance,
+    from_function,
+)
+from lmaps_science.sample import InverseProblem, Solver
+from lmaps_science.solvers import DAPS, DPS, LMAPS, DiffPIR, Langevin, Metropolis, REDDiff
 
 
 class DenseSVD(SVDOperator):
@@ -178,4 +189,132 @@ MISFITS: list[Callable[[], Misfit]] = [
     closures_without_flux,
     gaussian_complex_nonlinear,
     gaussian_real,
+]
+
+
+# ---------------------------------------------------------------- priors
+
+
+def smooth_covariance(image_shape: tuple[int, ...], length: float = 2.0) -> torch.Tensor:
+    """Dense (d, d): unit variance, correlations that fall off with the distance in pixels."""
+    rows, columns = torch.meshgrid(
+        *(torch.arange(float(n)) for n in image_shape[1:]), indexing="ij"
+    )
+    points = torch.stack([rows.flatten(), columns.flatten()], 1).double()
+    near = torch.exp(-0.5 * (torch.cdist(points, points) / length) ** 2)
+    return 0.9 * near + 0.1 * torch.eye(len(points), dtype=torch.float64)
+
+
+def dense_gaussian(image_shape: tuple[int, int, int] = (1, 6, 5)) -> GaussianPrior:
+    mean = torch.linspace(-0.5, 0.5, image_shape[1] * image_shape[2], dtype=torch.float64)
+    covariance = DenseCovariance(0.3 * smooth_covariance(image_shape), image_shape)
+    return GaussianPrior(mean.reshape(image_shape), covariance)
+
+
+def stationary_gaussian(image_shape: tuple[int, int, int] = (1, 6, 5)) -> GaussianPrior:
+    frequencies = (torch.fft.fftfreq(n, dtype=torch.float64) for n in image_shape[1:])
+    ky, kx = torch.meshgrid(*frequencies, indexing="ij")
+    spectrum = 1 / (0.2 + 10 * (kx**2 + ky**2))
+    mean = torch.zeros(image_shape, dtype=torch.float64)
+    return GaussianPrior(mean, StationaryCovariance(spectrum[None]))
+
+
+def gaussian_mixture(image_shape: tuple[int, int, int] = (1, 6, 5)) -> GaussianMixturePrior:
+    generator = torch.Generator().manual_seed(4)
+    means = torch.randn((3, *image_shape), generator=generator, dtype=torch.float64)
+    weights = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)
+    return GaussianMixturePrior(weights, means, torch.full_like(weights, 0.4))
+
+
+def shrinking_function(image_shape: tuple[int, int, int] = (1, 6, 5)) -> Denoiser:
+    return from_function(lambda x, sigma: x / (1 + sigma[:, None, None, None] ** 2), image_shape)
+
+
+PRIORS: list[Callable[..., Denoiser]] = [  # each takes an image shape
+    dense_gaussian,
+    gaussian_mixture,
+    shrinking_function,
+    stationary_gaussian,
+]
+
+
+# ---------------------------------------------------------------- problems and solvers
+
+
+def inverse_problem(misfit: Misfit, prior: Callable[..., Denoiser] = dense_gaussian):
+    """Physical space is (model space + 1) / 2."""
+    shape = misfit.operator.image_shape
+    return InverseProblem(prior(shape), misfit, Affine(0.5, 1.0, shape))
+
+
+def linear_problem() -> InverseProblem:
+    return inverse_problem(gaussian_real())
+
+
+def nonlinear_problem() -> InverseProblem:
+    return inverse_problem(gaussian_complex_nonlinear())
+
+
+def closure_problem() -> InverseProblem:
+    return inverse_problem(closures_on_model_space())
+
+
+PROBLEMS: list[Callable[[], InverseProblem]] = [
+    closure_problem,
+    linear_problem,
+    nonlinear_problem,
+]
+
+
+def daps() -> Solver:
+    return DAPS(levels=12, ode_steps=2, local=Metropolis(30), sigma_max=10.0)
+
+
+def daps_langevin() -> Solver:
+    return DAPS(levels=12, ode_steps=1, local=Langevin(20, 1e-3), sigma_max=10.0)
+
+
+def diffpir() -> Solver:
+    return DiffPIR(levels=12, regularisation=1.0)
+
+
+def dps() -> Solver:
+    return DPS(levels=40)
+
+
+def dps_paper() -> Solver:
+    return DPS(levels=40, zeta=0.05, scale_free=False)
+
+
+def lmaps() -> Solver:
+    return LMAPS(levels=12, kappa1=1.0, kappa2=10.0, sigma_max=10.0)
+
+
+def lmaps_barzilai_borwein() -> Solver:
+    return LMAPS(levels=12, kappa1=1.0, local=BarzilaiBorwein(), sigma_max=10.0)
+
+
+def lmaps_conjugate_gradient() -> Solver:
+    return LMAPS(levels=12, kappa1=1.0, kappa2=10.0, local=ConjugateGradient(), sigma_max=10.0)
+
+
+def lmaps_gradient_steps() -> Solver:
+    return LMAPS(levels=12, kappa1=1.0, kappa2=1.0, local=GradientSteps(20, 1e-3), sigma_max=10.0)
+
+
+def red_diff() -> Solver:
+    return REDDiff(levels=60)
+
+
+SOLVERS: list[Callable[[], Solver]] = [
+    daps,
+    daps_langevin,
+    diffpir,
+    dps,
+    dps_paper,
+    lmaps,
+    lmaps_barzilai_borwein,
+    lmaps_conjugate_gradient,
+    lmaps_gradient_steps,
+    red_diff,
 ]

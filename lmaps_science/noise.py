@@ -118,7 +118,7 @@ class SampleNoise:
         return torch.stack(draws).to(like.device)
 
     def _generator(self, sample: int, key: tuple[int, ...]) -> torch.Generator:
-        words: Any = np.random.SeedSequence((int(self.seed), sample, *key)).generate_state(
-            1, np.uint64
-        )
+        # A spawn key: as plain entropy, (0,) and (0, 0) would give the same numbers.
+        sequence = np.random.SeedSequence(int(self.seed), spawn_key=(sample, *key))
+        words: Any = sequence.generate_state(1, np.uint64)
         return torch.Generator().manual_seed(int(words[0]) >> 1)

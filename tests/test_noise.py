@@ -21,7 +21,8 @@ def golden():
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_schedules_match_an_independent_implementation(golden, name):
     sigmas = SCHEDULES[name](20)
-    assert sigmas.dtype == torch.float64 and len(sigmas) == 21
+    assert sigmas.dtype == torch.float64
+    assert len(sigmas) == 21
     np.testing.assert_allclose(sigmas[:-1], golden[f"{name}_sigma"][:-1], rtol=1e-12)
     assert sigmas[-1] == 0
     assert (sigmas.diff() < 0).all()
@@ -29,7 +30,7 @@ def test_schedules_match_an_independent_implementation(golden, name):
 
 def test_step_factors_follow_from_the_noise_levels(golden):
     """The benchmark's factors: 2 s^2 sigma dsigma, the variance that a reverse step may add."""
-    edm, ve, vp = (golden[f"{name}_sigma"] for name in SCHEDULES)
+    edm, ve, _vp = (golden[f"{name}_sigma"] for name in SCHEDULES)
     np.testing.assert_allclose(golden["edm_factor"], -2 * edm[:-1] * np.diff(edm), rtol=1e-12)
     np.testing.assert_allclose(golden["ve_factor"], -np.diff(ve**2), rtol=1e-10, atol=1e-15)
     times = np.linspace(1, 1e-3, 20)  # VP: beta(t) dt, whose last step ends elsewhere
@@ -56,7 +57,8 @@ def test_vp_noise_level_grows_as_its_differential_equation():
 
 def test_schedules_take_their_ends_and_a_single_level():
     sigmas = edm_schedule(7, sigma_max=50.0, sigma_min=0.3, power=3.0)
-    assert math.isclose(float(sigmas[0]), 50) and math.isclose(float(sigmas[-2]), 0.3)
+    assert math.isclose(float(sigmas[0]), 50)
+    assert math.isclose(float(sigmas[-2]), 0.3)
     steps = (sigmas[:-1] ** (1 / 3)).diff()
     torch.testing.assert_close(steps, steps[:1].expand(6))
     ratio = ve_schedule(5)[1:-1] / ve_schedule(5)[:-2]
@@ -128,7 +130,8 @@ def test_seed_zero_is_a_seed_like_any_other():
 def test_noise_takes_shape_and_dtype():
     for dtype in (torch.float32, torch.float64):
         numbers = SampleNoise(0, (0, 1)).normal(torch.empty(2, 3, 4, dtype=dtype), 0)
-        assert numbers.shape == (2, 3, 4) and numbers.dtype == dtype
+        assert numbers.shape == (2, 3, 4)
+        assert numbers.dtype == dtype
     assert SampleNoise(0, (0, 1)).normal(torch.empty(2), 0).shape == (2,)
 
 

@@ -43,6 +43,8 @@ class BlackHoleProblem(Problem):
     @property
     def pixel_uas(self) -> float:
         """Width of a pixel in microarcseconds."""
+        if self.template is None:
+            raise ValueError("BlackHoleProblem: template is missing: it holds the pixel size.")
         return pixel_size_rad(self.template) / MICROARCSECOND
 
     @property
@@ -55,7 +57,7 @@ class BlackHoleProblem(Problem):
         return images if self.flux is None else metrics.rescale_to_flux(images, self.flux).numpy()
 
     def evaluate(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """Metrics of images (n, H, W) in any unit of flux, each (n,).
+        """Metrics of images (n, H, W), each (n,); with `metrics_mode="exact"` their unit is free.
 
         chi2_cphase, chi2_logcamp: reduced chi2 (raw). With a known truth, for images scaled to its
         flux, in units of its peak: psnr after the best shift, blur_psnr_F at F microarcseconds,
@@ -99,21 +101,24 @@ class BlackHoleProblem(Problem):
     def analyse(self, result: Result) -> xr.Dataset:
         """Samples, mean and standard deviation [Jy/pixel], each sample's metrics and residuals.
 
-        The dataset is self-contained: `plots` draws it, and NetCDF keeps it, without the problem.
-        Metrics of the mean image are in the attribute `metrics_of_mean`.
+        Closure quantities do not tell the position, so mean and deviation are those of the samples
+        shifted onto the one that fits best; the metrics of that mean are in the attribute
+        `metrics_of_mean`. The dataset is self-contained: `plots` draws it without the problem.
         """
-        images = self.scale_to_flux(result.samples[:, 0])
-        mean = images.mean(axis=0)
+        relative = result.samples[:, 0]
+        images = self.scale_to_flux(relative)
+        aligned = self._aligned(images, int(result.misfit[-1].argmin()))
+        mean = aligned.mean(axis=0)
         data = result.to_xarray()
         data["image"].values = images
         data["image_mean"].values = mean
-        data["image_std"].values = images.std(axis=0, ddof=1) if len(images) > 1 else 0 * mean
+        data["image_std"].values = aligned.std(axis=0, ddof=1) if len(images) > 1 else 0 * mean
         unit = "relative" if self.flux is None else "Jy/pixel"
         for name in ("image", "image_mean", "image_std"):
             data[name].attrs["units"] = unit
         if self.truth is not None:
             data["truth"] = (("y", "x"), self.truth.values, {"units": "Jy/pixel"})
-        for name, values in self.evaluate(images).items():
+        for name, values in self.evaluate(relative).items():
             data[name] = ("sample", values, {"units": _unit(name)})
         residuals = dict(zip(("cphase", "logcamp"), self.residuals(images), strict=True))
         baselines = self._baselines() / 1e9
@@ -123,10 +128,16 @@ class BlackHoleProblem(Problem):
             data[f"{name}_baseline"] = (name, longest, {"units": "Gwavelength"})
         for name in "uv":
             data[name] = ("vis", self.observation[name].values, {"units": "wavelength"})
-        of_mean = self.evaluate(mean[None])
+        of_mean = self.evaluate(mean[None] * (relative.sum() / images.sum()))
         data.attrs["metrics_of_mean"] = {name: float(v[0]) for name, v in of_mean.items()}
         data.attrs["resolution_uas"] = self.resolution_uas
         return data
+
+    def _aligned(self, images: np.ndarray, reference: int) -> np.ndarray:
+        if len(images) == 1:
+            return images
+        peak = images[reference].max()
+        return peak * metrics.align(images / peak, images[reference][None] / peak)[:, 0].numpy()
 
     def summary(self) -> Mapping[str, str]:
         """Source, data, image, prior, solvers and truth."""
@@ -150,7 +161,8 @@ class BlackHoleProblem(Problem):
         return rows
 
     def _repr_html_(self) -> str:
-        return f"<div style='display:flex;gap:2em'><div>{super()._repr_html_()}</div>{self._uv()}</div>"
+        table = super()._repr_html_()
+        return f"<div style='display:flex;gap:2em'><div>{table}</div>{self._uv()}</div>"
 
     def _uv(self) -> str:
         """The (u, v) coverage as a small drawing; u runs to the left, as east does."""

@@ -11,7 +11,14 @@ import torch
 import xarray as xr
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from lmaps_science.io import DataError, make_image, read_image, read_uvfits, simulate_observation
+from lmaps_science.io import (
+    DataError,
+    make_image,
+    make_observation,
+    read_image,
+    read_uvfits,
+    simulate_observation,
+)
 from lmaps_science.io.images import MICROARCSECOND
 from lmaps_science.manifests import fetch, shipped_folder
 from lmaps_science.misfit import ClosureMisfit
@@ -60,8 +67,9 @@ class SimulatedSection(Section):
 
     `image` is a file (FITS, or ehtim's text format) or `phantom:K`, item K of
     `BlackHoleImages(seed=phantom_seed)`: a seed on which the prior was not trained. `flux` scales
-    the image; null leaves it as it is. The rest are options of `io.simulate_observation`, with the
-    sky of M87* where the image has none.
+    the image; null leaves it as it is. `systematic` is a fraction of each amplitude that its stated
+    error gets in addition, as for measured data. The rest are options of
+    `io.simulate_observation`, with the sky of M87* where the image has none.
     """
 
     kind: Literal["simulation"]
@@ -80,6 +88,7 @@ class SimulatedSection(Section):
     thermal_noise: bool = True
     gain_std: float = 0.0
     random_phases: bool = True
+    systematic: float = Field(default=0.0, ge=0, lt=1)
     snr_cut: float = 0.0
     seed: int = 0
 
@@ -264,8 +273,22 @@ def observe(section: SimulatedSection, image: xr.DataArray) -> xr.Dataset:
         # Only its baselines and noise count: nothing may depend on what was measured there.
         plain = {"systematic": 0.0, "snr_cut": 0.0, "flux": None, "zero_baselines": "keep"}
         coverage = measured(section.coverage.model_copy(update=plain))
-    own = {"kind", "image", "phantom_seed", "flux", "coverage"}
-    return simulate_observation(image, coverage=coverage, **section.model_dump(exclude=own))
+    own = {"kind", "image", "phantom_seed", "flux", "coverage", "systematic"}
+    options = section.model_dump(exclude=own)
+    observation = simulate_observation(image, coverage=coverage, **options)
+    if section.systematic == 0:
+        return observation
+    names = ("time", "station1", "station2", "u", "v", "visibility", "sigma", "integration")
+    table = {name: observation[name].values for name in names}
+    table["sigma"] = np.hypot(table["sigma"], section.systematic * np.abs(table["visibility"]))
+    stations = {
+        "name": observation["station"].values,
+        "position": observation["station_position"].values,
+        "sefd": observation["sefd"].values,
+    }
+    attrs = {**observation.attrs, "systematic": section.systematic}
+    flux = float(observation["flux"])
+    return make_observation(table, stations, flux=flux, snr_cut=section.snr_cut, attrs=attrs)
 
 
 # ---------------------------------------------------------------- the prior

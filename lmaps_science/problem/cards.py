@@ -137,9 +137,10 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     merged = dict(base)
     for key, value in changes.items():
         old = merged.get(key)
-        both = isinstance(old, Mapping) and isinstance(value, Mapping)
-        same = both and all(value.get(c, old.get(c)) == old.get(c) for c in _CHOICES)
-        merged[key] = _merged(old, value) if same else value
+        merged[key] = value
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            same = all(value.get(choice, old.get(choice)) == old.get(choice) for choice in _CHOICES)
+            merged[key] = _merged(old, value) if same else value
     return merged
 
 
@@ -209,7 +210,7 @@ def validate(schema: type[CardType], content: Mapping[str, Any], name: str) -> C
         if fault["type"] == "value_error":
             message = message.removeprefix("Value error, ")
         elif fault["type"] == "missing":
-            path, message = path + [str(fault["loc"][-1])], "this key is missing"
+            path, message = [*path, str(fault["loc"][-1])], "this key is missing"
         else:
             message = f"{message[0].lower()}{message[1:]}, got {fault['input']!r}"
         raise DataError(f"card {name}: {': '.join(filter(None, ['.'.join(path), message]))}") from (
@@ -255,7 +256,7 @@ def _dataclasses() -> list[tuple[str, type]]:
     """Solvers, and the parts that some of them take, such as local solvers."""
     modules = (solvers, local_map)
     found = [(name, getattr(module, name)) for module in modules for name in module.__all__]
-    return [(name, cls) for name, cls in found if dataclasses.is_dataclass(cls)]
+    return [(name, c) for name, c in found if isinstance(c, type) and dataclasses.is_dataclass(c)]
 
 
 def _build(spec: Any, known: Mapping[str, type], where: str) -> Any:

@@ -1,0 +1,253 @@
+"""Figures of reconstructions, without any global state: each function returns a Figure.
+
+They draw the datasets that `Problem.analyse` makes and `read_netcdf` reads back, so a result can be
+drawn long after the run. North is up and east is left; lengths are in microarcseconds.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle
+
+from lmaps_science.io.files import atomic_write
+from lmaps_science.metrics import blur
+from lmaps_science.problem import Problem
+from lmaps_science.sample import Result
+
+__all__ = ["plot_reconstruction", "plot_samples", "plot_uv"]
+
+INTENSITY, SPREAD, POINTS = "afmhot", "viridis", "#1f5f8b"
+PATH = str | os.PathLike[str]
+
+
+class Picture(Figure):
+    """A figure that notebooks show by itself."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=90)
+        return buffer.getvalue()
+
+
+def plot_reconstruction(
+    result: xr.Dataset | Result,
+    problem: Problem | None = None,
+    path: PATH | None = None,
+    *,
+    blur_uas: float = 15.0,
+) -> Figure:
+    """The images of a reconstruction, and how they fit the data.
+
+    Above: the truth where it is known, the sample that fits the data best, the mean of the samples
+    (aligned), the same blurred to `blur_uas`, and their standard deviation. Below: the residuals of
+    the closure quantities of the best sample, in standard deviations, and the data misfit of every
+    sample on its way from noise to image.
+
+    Args:
+        result: what `problem.analyse` gave (or `read_netcdf`), or a Result together with `problem`.
+        problem: needed for a Result alone.
+        path: a file to write, atomically; its suffix tells the format.
+        blur_uas: full width at half maximum of the blur.
+    """
+    data = _dataset(result, problem)
+    best = int(data["misfit"].values[-1].argmin())
+    pixel = abs(float(data["x"][1] - data["x"][0]))
+    scale, unit = _scale(data["image"])
+    panels = [("truth", data["truth"].values)] if "truth" in data else []
+    panels += [(f"sample {best}, the best fit", data["image"].values[best])]
+    if data.sizes["sample"] > 1:
+        mean = data["image_mean"].values
+        blurred = blur(mean[None], blur_uas / pixel)[0, 0].numpy()
+        panels += [(f"mean of {data.sizes['sample']} samples", mean)]
+        panels += [(f"mean, blurred to {blur_uas:g} µas", blurred)]
+        panels += [("standard deviation", data["image_std"].values)]
+    else:
+        blurred = blur(data["image"].values[:1], blur_uas / pixel)[0, 0].numpy()
+        panels += [(f"blurred to {blur_uas:g} µas", blurred)]
+
+    figure = Picture(figsize=(2.7 * max(len(panels), 3.5), 6.4), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.1)  # type: ignore[union-attr]
+    above, below = figure.subfigures(2, 1, height_ratios=[1.4, 1])
+    axes = np.atleast_1d(above.subplots(1, len(panels), sharey=True))
+    # The truth and one sample of it are to be compared, so they share their scale.
+    peak = max(float(values.max()) for name, values in panels if "truth" in name or "fit" in name)
+    for axis, (name, values) in zip(axes, panels, strict=True):
+        top = peak if "truth" in name or "fit" in name else float(values.max())
+        cmap = SPREAD if "deviation" in name else INTENSITY
+        image = _show(axis, data, scale * values, scale * top, cmap)
+        axis.set_title(name, fontsize=10)
+        bar = above.colorbar(image, ax=axis, location="bottom", shrink=0.9, pad=0.02, aspect=25)
+        bar.set_label(unit, fontsize=9)
+        bar.ax.tick_params(labelsize=8)
+    axes[0].set_ylabel("relative declination (µas)")
+    _beam(axes[0], data)
+    left, middle, right = below.subplots(1, 3)
+    _residuals(left, data, "cphase", best, "closure phases")
+    _residuals(middle, data, "logcamp", best, "log closure amplitudes")
+    left.set_ylabel("(observed − model) / σ")
+    _history(right, data, best)
+    return _finish(figure, path)
+
+
+def plot_samples(
+    result: xr.Dataset | Result,
+    problem: Problem | None = None,
+    path: PATH | None = None,
+    *,
+    most: int = 16,
+) -> Figure:
+    """Up to `most` samples side by side on one colour scale.
+
+    Each has the chi2 of its closure phases (phi) and log closure amplitudes (A).
+
+    A dataset with a variable `mode` (sample) is drawn mode by mode.
+    """
+    data = _dataset(result, problem)
+    order = np.arange(data.sizes["sample"])
+    if "mode" in data:
+        order = np.argsort(data["mode"].values, kind="stable")
+    order = order[:most]
+    columns = min(len(order), 4 if len(order) <= 8 else math.ceil(math.sqrt(len(order))))
+    rows = math.ceil(len(order) / columns)
+    figure = Picture(figsize=(2.5 * columns + 0.8, 2.65 * rows + 0.4), layout="constrained")
+    axes = np.atleast_2d(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False))
+    scale, unit = _scale(data["image"])
+    top = scale * float(data["image"].values[order].max())
+    for axis in axes.flat[len(order) :]:
+        axis.set_axis_off()
+    for axis, k in zip(axes.flat, order, strict=False):
+        image = _show(axis, data, scale * data["image"].values[k], top, INTENSITY)
+        axis.set_xlabel("")
+        axis.set_title(_caption(data, int(k)), fontsize=8)
+    _beam(axes[0, 0], data)
+    figure.colorbar(image, ax=axes, shrink=0.8, aspect=30).set_label(unit)
+    figure.supxlabel("relative right ascension (µas)", fontsize=10)
+    figure.supylabel("relative declination (µas)", fontsize=10)
+    return _finish(figure, path)
+
+
+def plot_uv(observation: xr.Dataset, path: PATH | None = None) -> Figure:
+    """The (u, v) coverage, u growing to the left as east does, and the visibility amplitudes.
+
+    Args:
+        observation: an Observation, e.g. `problem.observation`.
+        path: a file to write, atomically.
+    """
+    u, v = (observation[name].values / 1e9 for name in "uv")
+    length, amplitude = np.hypot(u, v), np.abs(observation["visibility"].values)
+    figure = Picture(figsize=(8.2, 3.7), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=[1, 1.2])
+    colours = {"c": np.log10(amplitude), "cmap": "viridis", "zorder": 3}
+    for sign in (1, -1):
+        left.scatter(sign * u, sign * v, s=7, **colours)
+    reach = 1.08 * length.max()
+    left.set(xlim=(reach, -reach), ylim=(-reach, reach), aspect="equal")
+    left.set(xlabel="u (Gλ)", ylabel="v (Gλ)")
+    sigma = observation["sigma"].values
+    right.errorbar(length, amplitude, sigma, fmt="none", lw=0.6, ecolor="0.6")
+    right.scatter(length, amplitude, s=9, **colours)
+    right.set(yscale="log", xlabel="baseline (Gλ)", ylabel="|V| (Jy)", xlim=(-0.02 * reach, reach))
+    right.set_ylim(0.6 * amplitude.min(), 1.6 * amplitude.max())
+    for axis in (left, right):
+        axis.grid(alpha=0.25)
+    return _finish(figure, path)
+
+
+# ---------------------------------------------------------------- parts
+
+
+def _dataset(result: xr.Dataset | Result, problem: Problem | None) -> xr.Dataset:
+    if isinstance(result, xr.Dataset):
+        return result
+    if problem is None:
+        raise ValueError(
+            "a Result knows neither its data nor its truth: give the problem as well, or draw "
+            "problem.analyse(result)."
+        )
+    return problem.analyse(result)
+
+
+def _scale(image: xr.DataArray) -> tuple[float, str]:
+    if image.attrs.get("units") == "Jy/pixel":
+        return 1e3, "mJy/pixel"
+    return 1.0, "relative intensity"
+
+
+def _show(axis: Axes, data: xr.Dataset, values: np.ndarray, top: float, cmap: str) -> Any:
+    x, y = data["x"].values, data["y"].values
+    half = abs(x[1] - x[0]) / 2
+    extent = (x[0] + half, x[-1] - half, y[-1] - half, y[0] + half)
+    image = axis.imshow(values, cmap=cmap, vmin=0, vmax=top or 1, extent=extent, origin="upper")
+    axis.set_xlabel("relative R.A. (µas)")
+    axis.tick_params(labelsize=8)
+    axis.locator_params(nbins=5)
+    return image
+
+
+def _beam(axis: Axes, data: xr.Dataset) -> None:
+    """The nominal resolution, as a circle in the lower left corner."""
+    width = float(data.attrs["resolution_uas"])
+    (left, right), (bottom, _) = axis.get_xlim(), axis.get_ylim()
+    edge = 0.04 * abs(right - left)
+    centre = (left - edge - width / 2, bottom + edge + width / 2)
+    axis.add_patch(Circle(centre, width / 2, fill=False, ec="white", lw=1))
+    axis.text(
+        centre[0] - width / 2 - edge, centre[1], f"{width:.0f} µas", color="white", fontsize=8,
+        va="center",
+    )  # fmt: skip
+
+
+def _residuals(axis: Axes, data: xr.Dataset, name: str, sample: int, title: str) -> None:
+    residual = data[f"{name}_residual"].values[sample]
+    axis.axhspan(-1, 1, color="0.9", lw=0)
+    axis.axhline(0, color="0.6", lw=0.8)
+    axis.set(xlabel="longest baseline (Gλ)")
+    if len(residual) == 0:
+        axis.set_title(f"{title}: none", fontsize=10)
+        return
+    axis.plot(data[f"{name}_baseline"].values, residual, ".", ms=4, color=POINTS)
+    reach = max(3.5, 1.1 * float(np.abs(residual).max()))
+    axis.set_ylim(-reach, reach)
+    chi2 = float(np.mean(residual**2))
+    axis.set_title(f"{len(residual)} {title}, χ² = {chi2:.2f}", fontsize=10)
+
+
+def _history(axis: Axes, data: xr.Dataset, best: int) -> None:
+    sigma, misfit = data["sigma"].values, data["misfit"].values
+    axis.loglog(sigma, misfit, color="0.75", lw=0.8)
+    axis.loglog(sigma, misfit[:, best], color=POINTS, lw=1.6)
+    axis.invert_xaxis()
+    axis.grid(alpha=0.25)
+    axis.tick_params(axis="y", which="both", labelsize=8)
+    axis.set(xlabel="noise level σ")
+    axis.set_title("data misfit −log p(y|x)", fontsize=10)
+
+
+def _caption(data: xr.Dataset, k: int) -> str:
+    parts: Iterable[str] = (
+        f"{label} {float(data[name].values[k]):.{digits}f}"
+        for name, label, digits in (
+            ("chi2_cphase", r"$\chi^2_{\phi}$", 2),
+            ("chi2_logcamp", r"$\chi^2_{A}$", 2),
+            ("psnr", "PSNR", 1),
+        )
+        if name in data
+    )
+    mode = f"mode {data['mode'].values[k]}: " if "mode" in data else ""
+    return f"{mode}sample {k}\n" + ", ".join(parts)
+
+
+def _finish(figure: Figure, path: PATH | None) -> Figure:
+    if path is not None:
+        with atomic_write(path) as temporary:
+            figure.savefig(temporary, dpi=150)
+    return figure

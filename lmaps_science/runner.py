@@ -1,0 +1,176 @@
+"""Results as files: a folder that gets all of them or none, tables, provenance."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from lmaps_science.io import DataError, atomic_write, write_fits, write_netcdf
+from lmaps_science.problem import Problem
+from lmaps_science.sample import Solver
+
+__all__ = ["checkpoint_name", "describe", "metrics_table", "results_folder", "write_results"]
+
+
+def metrics_table(data: xr.Dataset) -> str:
+    """The metrics of an analysed result: mean and spread over the samples, best, mean image."""
+    names = _metrics(data)
+    of_mean = data.attrs.get("metrics_of_mean", {})
+    best = int(data["misfit"].values[-1].argmin())
+    head = ["metric", "samples", "best fit", "mean image", ""]
+    rows = []
+    for name in names:
+        values = data[name].values
+        spread = f" ± {values.std(ddof=1):.3g}" if len(values) > 1 else ""
+        unit = data[name].attrs.get("units", "1")
+        rows.append(
+            [
+                name,
+                f"{values.mean():.4g}{spread}",
+                f"{values[best]:.4g}",
+                f"{of_mean[name]:.4g}" if name in of_mean else "",
+                "" if unit == "1" else unit,
+            ]
+        )
+    widths = [max(len(row[k]) for row in [head, *rows]) for k in range(len(head))]
+    lines = [
+        "  ".join(w.ljust(n) for w, n in zip(row, widths, strict=True)) for row in [head, *rows]
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def describe(data: xr.Dataset) -> str:
+    """What a result is and how good: the text of summary.txt."""
+    a = data.attrs
+    observation, prior = a.get("observation", {}), a.get("prior", {})
+    facts = {
+        "problem": f"{a.get('problem', '?')}: {a.get('card', {}).get('title', '')}",
+        "data": f"{observation.get('file') or observation.get('coverage') or 'simulated'}"
+        f" ({data.sizes.get('cphase', 0)} closure phases, {data.sizes.get('logcamp', 0)} log "
+        "amplitudes)",
+        "prior": prior.get("file") or prior.get("repr", "?"),
+        "solver": a.get("solver", "?"),
+        "samples": f"{data.sizes['sample']}, seed {a.get('seed', '?')}",
+        "cost": f"{a.get('denoiser_calls', 0)} denoiser and {a.get('operator_calls', 0)} operator "
+        f"calls a sample; {a.get('wall_seconds', float('nan'))} s in all",
+        "made with": f"lmaps-science {a.get('lmaps_science_version', '?')}"
+        + (f", commit {a['commit'][:12]}" if "commit" in a else ""),
+    }
+    lines = [f"{key:<10}{value}" for key, value in facts.items()]
+    return "\n".join([*lines, "", metrics_table(data)])
+
+
+# ---------------------------------------------------------------- files
+
+
+@contextmanager
+def results_folder(out: str | os.PathLike[str], megabytes: float = 8.0) -> Iterator[Path]:
+    """A new folder inside `out` whose files move up to `out` once the block has succeeded.
+
+    When it fails, no file of it remains, nor `out` if it was made here and holds nothing else.
+
+    Args:
+        out: made if missing; files of the same names that are there already are replaced.
+        megabytes: what the results will take at most; checked first, since a run can take hours.
+
+    Raises:
+        DataError: `out` cannot be written to.
+        OSError: the disk is full, before or while the results are written.
+    """
+    out = Path(out).expanduser()
+    made = not out.exists()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=".writing-", dir=out))
+    except OSError as error:
+        raise DataError(
+            f"cannot write to {out}: {error.strerror}. Choose another folder."
+        ) from error
+    try:
+        free = shutil.disk_usage(out).free / 1e6
+        if free < megabytes:
+            raise _disk_full(out, f"{free:.1f} MB are free, the results take {megabytes:.1f} MB")
+        yield staging
+        for file in sorted(staging.iterdir()):
+            os.replace(file, out / file.name)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) and str(staging) in str(error):
+            raise _disk_full(out, "the results could not be written") from error
+        raise
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        if made and not any(out.iterdir()):
+            out.rmdir()
+
+
+def _disk_full(out: Path, what: str) -> OSError:
+    reason = f"the disk is full: {what}. Free some space under {out}, or choose another folder"
+    return OSError(errno.ENOSPC, reason)
+
+
+def write_results(folder: Path, data: xr.Dataset, sample_fits: bool = False) -> None:
+    """Write an analysed result: everything as NetCDF, images as FITS, a summary.
+
+    `result.nc` (for `read_netcdf`), `summary.txt`, `summary.json`, and where the flux is known, and
+    so the unit of the images, `mean.fits` and with `sample_fits` each `sample_KKK.fits`.
+    """
+    data.attrs.update(_commit())
+    write_netcdf(folder / "result.nc", data)
+    if data["image"].attrs["units"] == "Jy/pixel":
+        history = [f"lmaps-science: {data.attrs.get('problem')}", str(data.attrs.get("solver"))]
+        images = {"mean.fits": data["image_mean"]}
+        if sample_fits:
+            images |= {f"sample_{k:03d}.fits": image for k, image in enumerate(data["image"])}
+        for name, image in images.items():
+            write_fits(folder / name, image.drop_vars("sample", errors="ignore"), history=history)
+    metrics = {name: data[name].values.tolist() for name in _metrics(data)}
+    summary = json.dumps({**data.attrs, "metrics": metrics}, indent=1, default=_plain)
+    for name, text in (("summary.json", summary), ("summary.txt", describe(data))):
+        with atomic_write(folder / name) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _metrics(data: xr.Dataset) -> list[str]:
+    """Names of the variables with one number for each sample."""
+    return [
+        str(name)
+        for name, variable in data.data_vars.items()
+        if variable.dims == ("sample",) and np.issubdtype(variable.dtype, np.floating)
+    ]
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else str(value)
+
+
+def checkpoint_name(problem: Problem, solver: Solver, *arguments: Any) -> str:
+    """A file name that tells runs apart, so that none goes on from the checkpoint of another."""
+    text = json.dumps([dict(problem.facts), repr(solver), arguments], default=str, sort_keys=True)
+    return f"checkpoint-{hashlib.sha256(text.encode()).hexdigest()[:12]}.pt"
+
+
+def _commit() -> dict[str, str]:
+    """The commit of the source tree that runs, where it runs from one."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return {}
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"],
+            capture_output=True, text=True, timeout=5, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {"commit": found.stdout.strip()}

@@ -43,13 +43,16 @@ def conjugate_gradient(
     r = b - matvec(x) if x0 is not None else b.clone()
     goal = (tolerance**2) * inner(b, b)
     p, rr = r, inner(r, r)
+    largest, eps = torch.zeros_like(rr), torch.finfo(rr.dtype).eps
     for _ in range(iterations):
         active = rr > goal
         if not bool(active.any()):
             break
         q = matvec(p)
         pq = inner(p, q)
-        active &= pq > 0  # a zero of the operator has been reached
+        curvature = pq / inner(p, p).where(active, torch.ones_like(pq))
+        largest = torch.maximum(largest, curvature)
+        active &= curvature > eps * largest  # else p is in the null space, to rounding
         step = torch.where(active, rr / pq.where(active, torch.ones_like(pq)), 0.0)
         x = x + per_sample(step, x) * p
         r = r - per_sample(step, r) * q

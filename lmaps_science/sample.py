@@ -132,13 +132,18 @@ class NonFiniteError(FloatingPointError):
 
 
 class _CountedPrior(Denoiser):
-    def __init__(self, prior: Denoiser, counts: dict[str, int]) -> None:
-        self.prior, self.counts = prior, counts
+    def __init__(
+        self, prior: Denoiser, counts: dict[str, int], autocast: torch.dtype | None
+    ) -> None:
+        self.prior, self.counts, self.autocast = prior, counts, autocast
         self.image_shape, self.value_range = prior.image_shape, prior.value_range
 
     def _denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
         self.counts["denoiser_calls"] += 1
-        out = self.prior._denoise(x, sigma)
+        # Here and not around the loop: the operator's products must keep their precision.
+        reduced = torch.autocast(x.device.type, self.autocast) if self.autocast else nullcontext()
+        with reduced:
+            out = self.prior._denoise(x, sigma).to(x.dtype)
         if out.requires_grad:
             out.register_hook(self._count_vjp)
         return out
@@ -194,14 +199,16 @@ class _CountingOperator:
         return y, counted
 
 
-def _counted(problem: InverseProblem, counts: dict[str, int]) -> InverseProblem:
+def _counted(
+    problem: InverseProblem, counts: dict[str, int], autocast: torch.dtype | None
+) -> InverseProblem:
     operator = copy.copy(problem.misfit.operator)
     kind = type(operator)
     operator.__class__ = type(kind.__name__, (_CountingOperator, kind), {})
     operator._counts, operator._inside = counts, [False]  # type: ignore[attr-defined]
     misfit = problem.misfit.to()
     misfit.operator = operator
-    return replace(problem, prior=_CountedPrior(problem.prior, counts), misfit=misfit)
+    return replace(problem, prior=_CountedPrior(problem.prior, counts, autocast), misfit=misfit)
 
 
 # ------------------------------------------------------------------------------ the result
@@ -342,15 +349,16 @@ def sample(
         ValueError: the solver needs what the problem lacks, or an argument is out of range.
         NonFiniteError: a NaN or an infinity appeared.
     """
-    _check(problem, solver, n_samples)
+    _check(problem, solver, n_samples, batch_size)
     size = min(batch_size or n_samples, n_samples)
     counts = dict.fromkeys(
         ("denoiser_calls", "denoiser_vjps", "operator_calls", "operator_vjps"), 0
     )
-    counted = _counted(problem, counts)
+    counted = _counted(problem, counts, autocast)
     sigmas = solver.sigmas
     levels, chunks = len(sigmas) - 1, range(0, n_samples, size)
-    store = _Checkpoint(checkpoint, key=f"{solver!r} seed={seed} n={n_samples} batch={size}")
+    run = f"{solver!r} seed={seed} n={n_samples} batch={size} trajectory={trajectory}"
+    store = _Checkpoint(checkpoint, key=f"{run} problem={_fingerprint(problem)}")
     started = time.monotonic()
     done: list[_Track] = []
     bar = tqdm(
@@ -367,13 +375,10 @@ def sample(
         else:
             track, counts_saved = saved
             counts.update(counts_saved)
-            track = replace(track, state=move(track.state, problem.like(1).device))
+            track = replace(track, state=_moved(track.state, problem.like(1).device))
         bar.update(track.level)
         for i in range(track.level, levels):
-            context = (
-                torch.autocast(track.state.x.device.type, autocast) if autocast else nullcontext()
-            )
-            with torch.no_grad(), context:
+            with torch.no_grad():
                 state = solver.step(i, track.state, counted, noise)
                 misfit = problem.misfit(state.estimate)
             _check_finite(state, misfit, solver, i, float(sigmas[i]))
@@ -425,9 +430,11 @@ def _versions() -> dict[str, str]:
     return {"lmaps_science_version": own, "torch_version": torch.__version__}
 
 
-def _check(problem: InverseProblem, solver: Solver, n_samples: int) -> None:
-    if n_samples < 1:
-        raise ValueError(f"n_samples must be at least 1, got {n_samples}.")
+def _check(problem: InverseProblem, solver: Solver, n_samples: int, batch_size: int | None) -> None:
+    if n_samples < 1 or (batch_size is not None and batch_size < 1):
+        raise ValueError(
+            f"n_samples and batch_size must be at least 1, got {n_samples} and {batch_size}."
+        )
     lacking = solver.requires - problem.provides
     if lacking:
         raise ValueError(
@@ -460,6 +467,17 @@ class _Track:
     misfits: list[Tensor]
     estimates: list[Tensor]
     level: int
+
+
+def _moved(state: State, device: torch.device) -> State:
+    x, estimate, extra = move((state.x, state.estimate, dict(state.extra)), device)
+    return State(x, estimate, extra)
+
+
+def _fingerprint(problem: InverseProblem) -> str:
+    """Tells problems apart: the prior's name, and the misfit of a fixed image."""
+    image = SampleNoise(0, (0,)).normal(problem.like(1), 0)
+    return f"{problem.prior!r}, {float(problem.misfit(image)):.4g}"
 
 
 class _Checkpoint:

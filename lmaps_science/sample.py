@@ -261,7 +261,7 @@ class Result:
             shape, coords, name, attrs = self.samples.shape[1:], {}, "image", {}
         else:
             dims, shape = template.dims, template.shape
-            coords, name = dict(template.coords), template.name or "image"
+            coords, name = dict(template.coords), str(template.name or "image")
             attrs = dict(template.attrs)
 
         def image(values: np.ndarray, lead: tuple[str, ...] = ()) -> xr.DataArray:

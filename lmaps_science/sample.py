@@ -427,7 +427,7 @@ def _versions() -> dict[str, str]:
         own = version("lmaps-science")
     except PackageNotFoundError:  # run from a source tree that is not installed
         own = "unknown"
-    return {"lmaps_science_version": own, "torch_version": torch.__version__}
+    return {"lmaps_science_version": own, "torch_version": str(torch.__version__)}
 
 
 def _check(problem: InverseProblem, solver: Solver, n_samples: int, batch_size: int | None) -> None:

@@ -1,0 +1,415 @@
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from registries import (
+    closure_problem,
+    dense_gaussian,
+    dense_svd,
+    gaussian_real,
+    inverse_problem,
+    linear_problem,
+    lmaps,
+    lmaps_conjugate_gradient,
+    red_diff,
+)
+
+from lmaps_science.io import read_netcdf
+from lmaps_science.local_map import LBFGS, BarzilaiBorwein, ConjugateGradient, GradientSteps
+from lmaps_science.misfit import GaussianMisfit, Misfit
+from lmaps_science.operators import Affine
+from lmaps_science.priors import DiagonalCovariance, GaussianPrior, StationaryCovariance
+from lmaps_science.sample import InverseProblem, NonFiniteError, State, sample
+from lmaps_science.solvers import DAPS, DPS, LMAPS, Metropolis
+
+SHAPE = (1, 6, 5)
+
+
+def run(problem, solver, n=1, seed=0, **options):
+    return sample(problem, solver, n, seed, progress=False, **options)
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupt_at(level):
+    def callback(i, state):
+        if i == level:
+            raise Interrupted
+
+    return callback
+
+
+# ---------------------------------------------------------------- theory: Gaussian prior and data
+
+
+class NoNoise:
+    """Stands for the expectation: every draw is zero."""
+
+    def __init__(self, batch: int):
+        self.samples = tuple(range(batch))
+
+    def normal(self, like, *key):
+        return torch.zeros_like(like)
+
+
+@dataclass(frozen=True)
+class ExactCovariance:
+    """Local MAP with Sigma = s^2 sigma^2 / (s^2 + sigma^2) I: exact for the prior N(mu, s^2 I)."""
+
+    scale: float
+    requires = ConjugateGradient.requires
+
+    def __call__(self, problem):
+        s2, unit = self.scale**2, problem.misfit.objective_scale
+        kappa2 = s2 / (s2 + problem.sigma**2) / unit
+        return ConjugateGradient(100, 1e-13)(replace(problem, kappa1=1.0, kappa2=kappa2))
+
+
+def push_forward(problem, solver):
+    """Mean (d,) and covariance (d, d) of the result, of which the start is an affine function."""
+    d = problem.like(1).numel()
+    start = torch.cat([torch.zeros(1, d), torch.eye(d)]).double().reshape(-1, *SHAPE)
+    noise = NoNoise(d + 1)
+    state = State(x=float(solver.sigmas[0]) * start, estimate=start)
+    for i in range(solver.levels):
+        state = solver.step(i, state, problem, noise)
+    result = state.estimate.flatten(1)
+    linear = result[1:] - result[0]
+    return result[0], linear.T @ linear
+
+
+def isotropic_problem(scale=0.6, noise=0.5):
+    operator = dense_svd()
+    mean = torch.linspace(-1, 1, 30, dtype=torch.float64).reshape(SHAPE)
+    prior = GaussianPrior(mean, DiagonalCovariance(torch.full_like(mean, scale**2)))
+    y = operator(torch.ones(1, *SHAPE, dtype=torch.float64))
+    return InverseProblem(prior, GaussianMisfit(operator, y, noise), Affine(0.5, 1.0, SHAPE))
+
+
+def exact_posterior(problem):
+    operator = problem.misfit.operator
+    matrix = operator.left @ (operator.singular_values[:, None] * operator.right)
+    mean, covariance = problem.prior.posterior(
+        matrix, problem.misfit.y, float(problem.misfit.sigma)
+    )
+    return mean[0].flatten(), covariance
+
+
+def off(a, b):
+    return float((a - b).norm() / b.norm())
+
+
+def test_deterministic_lmaps_with_the_exact_covariance_samples_the_posterior():
+    """Local MAP = E[x0 | x, y] then, and the transition is a step of the posterior's flow."""
+    problem = isotropic_problem()
+    mean, covariance = exact_posterior(problem)
+    errors = []
+    for levels in (50, 100, 200):
+        solver = LMAPS(levels, rho=0.0, local=ExactCovariance(0.6), sigma_max=300, sigma_min=1e-3)
+        got_mean, got_covariance = push_forward(problem, solver)
+        assert off(got_mean, mean) < 0.6 / 300  # what is left of the start's wrong mean
+        errors.append(off(got_covariance, covariance))
+    assert errors[-1] < 0.05
+    assert errors[0] / errors[1] == pytest.approx(2, rel=0.15)  # Euler: first order
+    assert errors[1] / errors[2] == pytest.approx(2, rel=0.15)
+
+
+@pytest.mark.parametrize("rho", [0.5, 1.0])
+def test_lmaps_with_fresh_noise_has_the_posterior_mean(rho):
+    problem = isotropic_problem()
+    solver = LMAPS(30, rho=rho, local=ExactCovariance(0.6), sigma_max=300, sigma_min=1e-2)
+    assert off(push_forward(problem, solver)[0], exact_posterior(problem)[0]) < 1e-4
+
+
+def test_lmaps_with_an_isotropic_covariance_finds_the_map_of_a_correlated_prior():
+    operator = dense_svd()
+    y = operator(torch.ones(1, *SHAPE, dtype=torch.float64))
+    problem = inverse_problem(GaussianMisfit(operator, y, 0.5))
+    errors = []
+    for levels in (100, 200, 400):  # kappa = kappa2 sigma_y^2 / kappa1^2 = 1: right as sigma -> 0
+        local = ConjugateGradient(60, 1e-10)
+        solver = LMAPS(levels, kappa1=1.0, kappa2=4.0, local=local, sigma_min=0.02)
+        errors.append(off(push_forward(problem, solver)[0], exact_posterior(problem)[0]))
+    assert errors[-1] < 0.04
+    assert errors[0] > 1.5 * errors[1] > 1.5**2 * errors[2]
+
+
+def test_without_information_samples_follow_the_prior():
+    problem = inverse_problem(GaussianMisfit(dense_svd(), torch.zeros(1, 9).double(), 1e6))
+    local = ConjugateGradient()
+    solver = LMAPS(400, 1.0, 1e-12, rho=0.0, local=local, sigma_max=300, sigma_min=1e-3)
+    mean, covariance = push_forward(problem, solver)
+    prior = problem.prior
+    assert off(mean, prior.mean.flatten()) < 0.01
+    assert off(covariance, prior.covariance.dense()) < 0.02
+
+
+# ---------------------------------------------------------------- samples, batches, checkpoints
+
+
+@pytest.mark.parametrize("make", [linear_problem, closure_problem])
+def test_a_sample_does_not_depend_on_its_company(make):
+    problem, solver = make(), lmaps()
+    whole = run(problem, solver, 5, seed=3)
+    for size in (1, 2, 4):
+        parts = run(problem, solver, 5, seed=3, batch_size=size)
+        np.testing.assert_allclose(parts.samples, whole.samples, rtol=0, atol=1e-9)
+        np.testing.assert_allclose(parts.misfit, whole.misfit, rtol=1e-6, atol=1e-9)
+    alone = run(problem, solver, 1, seed=3)
+    np.testing.assert_allclose(alone.samples[0], whole.samples[0], rtol=0, atol=1e-9)
+
+
+def test_float32_samples_do_not_depend_on_their_company():
+    problem = linear_problem().to(dtype=torch.float32)
+    whole = run(problem, lmaps_conjugate_gradient(), 4)
+    parts = run(problem, lmaps_conjugate_gradient(), 4, batch_size=1)
+    assert whole.samples.dtype == np.float32
+    np.testing.assert_allclose(parts.samples, whole.samples, rtol=0, atol=1e-5)
+
+
+def test_seeds_give_different_samples_and_the_same_again():
+    problem, solver = linear_problem(), lmaps()
+    zero, again, one = (run(problem, solver, 2, seed=seed) for seed in (0, 0, 1))
+    assert (zero.samples == again.samples).all()
+    assert np.abs(zero.samples - one.samples).max() > 1e-3
+    assert np.abs(zero.samples[0] - zero.samples[1]).max() > 1e-3
+
+
+@pytest.mark.parametrize("solver", [lmaps(), red_diff()], ids=["lmaps", "with_extra_state"])
+@pytest.mark.parametrize("level", [0, 4, 11])
+def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, solver, level):
+    problem, file = linear_problem(), tmp_path / "run.pt"
+    options = {"batch_size": 2, "trajectory": True, "checkpoint_every": 3}
+    whole = run(problem, solver, 4, **options)
+    with pytest.raises(Interrupted):
+        run(problem, solver, 4, checkpoint=file, callback=interrupt_at(level), **options)
+    assert file.exists() == (level >= 3)
+    resumed = run(problem, solver, 4, checkpoint=file, **options)
+    assert (resumed.samples == whole.samples).all()
+    assert (resumed.misfit == whole.misfit).all()
+    assert (resumed.trajectory == whole.trajectory).all()
+    assert resumed.counts == whole.counts
+    assert not file.exists()
+
+
+def test_a_run_resumes_after_its_last_level_and_between_batches(tmp_path):
+    problem, solver, file = linear_problem(), lmaps(), tmp_path / "run.pt"
+    whole, levels = run(problem, solver, 4, batch_size=2), []
+
+    def callback(i, state):
+        levels.append(i)
+        if len(levels) == 17:  # the second batch, level 4
+            raise Interrupted
+
+    options = {"batch_size": 2, "checkpoint": file, "checkpoint_every": 5}
+    with pytest.raises(Interrupted):
+        run(problem, solver, 4, callback=callback, **options)
+    levels = []
+    resumed = run(problem, solver, 4, callback=lambda i, state: levels.append(i), **options)
+    assert levels == list(range(12))  # the first batch was done, the second before its first save
+    assert (resumed.samples == whole.samples).all()
+    assert resumed.counts == whole.counts
+
+
+@pytest.mark.parametrize(
+    "change", ["solver", "seed", "n_samples", "batch_size", "trajectory", "data", "prior"]
+)
+def test_a_checkpoint_of_another_run_is_refused(tmp_path, change):
+    problem, solver, file = linear_problem(), lmaps(), tmp_path / "run.pt"
+    with pytest.raises(Interrupted):
+        run(problem, solver, 2, checkpoint=file, checkpoint_every=1, callback=interrupt_at(5))
+    n, seed, options = 2, 0, {}
+    if change == "solver":
+        solver = replace(solver, kappa2=11.0)
+    elif change == "seed":
+        seed = 1
+    elif change == "n_samples":
+        n = 3
+    elif change in ("batch_size", "trajectory"):
+        options = {change: 1}
+    elif change == "data":
+        misfit = gaussian_real()
+        misfit.y = misfit.y + 0.1
+        problem = inverse_problem(misfit)
+    elif change == "prior":
+        prior = dense_gaussian()
+        prior.value_range = (-2.0, 2.0)
+        problem = replace(problem, prior=prior)
+    with pytest.raises(ValueError, match="holds another run"):
+        run(problem, solver, n, seed, checkpoint=file, **options)
+
+
+# ---------------------------------------------------------------- counts, history, errors
+
+
+COUNTED = {  # solver: denoiser calls and VJPs, operator calls and VJPs, of each noise level
+    LMAPS(7, local=GradientSteps(5, 1e-4)): (1, 0, 5, 5),
+    LMAPS(7, local=BarzilaiBorwein(6)): (1, 0, 6, 6),
+    LMAPS(7, local=LBFGS(8, tolerance=0.0)): (1, 0, 8, 8),
+    DPS(7): (1, 1, 1, 1),
+    DAPS(7, ode_steps=3, local=Metropolis(4)): (3, 0, 5, 5),
+}
+
+
+@pytest.mark.parametrize("solver", COUNTED, ids=lambda s: type(getattr(s, "local", s)).__name__)
+@pytest.mark.parametrize("batch_size", [None, 1])
+def test_counts_are_exact(solver, batch_size):
+    result = run(linear_problem(), solver, 2, batch_size=batch_size)
+    names = ("denoiser_calls", "denoiser_vjps", "operator_calls", "operator_vjps")
+    assert result.counts == dict(zip(names, (7 * n for n in COUNTED[solver]), strict=True))
+
+
+def test_counting_leaves_the_problem_alone():
+    problem = linear_problem()
+    operator, prior = problem.misfit.operator, problem.prior
+    run(problem, lmaps())
+    assert problem.misfit.operator is operator
+    assert problem.prior is prior
+    assert type(operator).__name__ == "DenseSVD"
+    assert not hasattr(operator, "_counts")
+
+
+def test_history_of_misfits_and_estimates():
+    problem, seen = linear_problem(), []
+    result = run(
+        problem,
+        lmaps(),
+        3,
+        batch_size=2,
+        trajectory=True,
+        callback=lambda i, s: seen.append((i, s)),
+    )
+    assert result.trajectory.shape == (12, 3, *SHAPE)
+    assert result.misfit.shape == (12, 3)
+    assert result.sigmas.shape == (12,)
+    last = torch.as_tensor(result.trajectory[-1])
+    assert torch.equal(last, result.estimates)
+    np.testing.assert_allclose(problem.misfit(last), result.misfit[-1], rtol=1e-9)
+    np.testing.assert_allclose(result.samples, (result.trajectory[-1] + 1) / 2)
+    assert [i for i, _ in seen] == [*range(12), *range(12)]
+    assert isinstance(seen[0][1], State)
+    assert run(problem, lmaps(), 3).trajectory is None
+
+
+def test_mean_and_standard_deviation():
+    result = run(linear_problem(), lmaps(), 3)
+    np.testing.assert_allclose(result.mean, result.samples.mean(0))
+    np.testing.assert_allclose(result.std, result.samples.std(0, ddof=1))
+    assert (run(linear_problem(), lmaps(), 1).std == 0).all()
+    assert len(result) == 3
+
+
+def test_non_finite_numbers_name_solver_level_and_noise():
+    solver = LMAPS(7, local=GradientSteps(300, 1e4), sigma_max=10.0)
+    with pytest.raises(NonFiniteError, match=r"LMAPS: sample\(s\) \[0, 1\].* level 0 \(sigma = 10"):
+        run(linear_problem(), solver, 2)
+
+
+class BrokenMisfit(Misfit):
+    """Not a number for positive images."""
+
+    def __init__(self, operator):
+        self.operator = operator
+
+    def _loss(self, predicted):
+        value = predicted.flatten(1).sum(1)
+        return torch.where(value > 0, torch.nan, value), torch.zeros_like(predicted)
+
+
+def test_the_sample_that_failed_is_named():
+    problem = replace(linear_problem(), misfit=BrokenMisfit(Affine(1.0, 0.0, SHAPE)))
+    with pytest.raises(NonFiniteError) as error:
+        run(problem, LMAPS(1, local=GradientSteps(1)), 6)
+    named = {int(k) for k in str(error.value).split("[")[1].split("]")[0].split(",")}
+    assert named < set(range(6))
+
+
+def test_what_a_problem_lacks_is_named_before_anything_runs():
+    calls = []
+    with pytest.raises(ValueError, match="LMAPS needs a problem that is gaussian and linear"):
+        run(closure_problem(), lmaps_conjugate_gradient(), callback=lambda i, s: calls.append(i))
+    assert not calls
+
+
+@pytest.mark.parametrize("wrong", [{"n": 0}, {"n": -1}, {"batch_size": 0}, {"batch_size": -2}])
+def test_wrong_sizes_are_refused(wrong):
+    with pytest.raises(ValueError, match="must be at least 1"):
+        run(linear_problem(), lmaps(), **wrong)
+
+
+def test_parts_of_a_problem_must_fit():
+    with pytest.raises(ValueError, match="must share one image shape"):
+        inverse_problem(gaussian_real(), prior=lambda shape: dense_gaussian((1, 5, 6)))
+
+
+def test_what_problems_provide():
+    assert linear_problem().provides == {"differentiable", "gaussian", "linear", "svd"}
+    assert closure_problem().provides == {"differentiable"}
+
+
+def test_autocast_is_for_the_denoiser_alone():
+    operator = dense_svd().to(dtype=torch.float32)
+    misfit = GaussianMisfit(operator, torch.ones(1, 9), 0.3)
+    flat = torch.zeros(SHAPE)
+    # Its Fourier transforms know no reduced precision, the operator's matrix product does.
+    prior = GaussianPrior(flat, StationaryCovariance(torch.ones(SHAPE)))
+    problem = InverseProblem(prior, misfit, Affine(0.5, 1.0, SHAPE))
+    plain, reduced = (run(problem, lmaps(), 2, autocast=t) for t in (None, torch.bfloat16))
+    assert (plain.samples == reduced.samples).all()
+    dense = replace(problem, prior=dense_gaussian().to(dtype=torch.float32))
+    plain, reduced = (run(dense, lmaps(), 2, autocast=t) for t in (None, torch.bfloat16))
+    assert reduced.samples.dtype == np.float32
+    assert 0 < np.abs(plain.samples - reduced.samples).max() < 0.2
+
+
+# ---------------------------------------------------------------- results
+
+
+def template():
+    axes = {"y": 3.0 - np.arange(6), "x": 2.0 - np.arange(5)}
+    return xr.DataArray(
+        np.zeros((6, 5)), dims=("y", "x"), coords=axes, name="sky", attrs={"units": "Jy/pixel"}
+    )
+
+
+def test_results_have_names_units_and_provenance(tmp_path):
+    problem = replace(linear_problem(), template=template(), facts={"file": "a.uvfits"})
+    result = run(problem, lmaps(), 3, seed=5, trajectory=True)
+    data = result.to_xarray()
+    assert data["sky"].dims == ("sample", "y", "x")
+    assert data["sky_mean"].dims == data["sky_std"].dims == ("y", "x")
+    assert data["misfit"].dims == ("level", "sample")
+    assert data["trajectory"].dims == ("level", "sample", "y", "x")
+    assert data["sky"].attrs["units"] == "Jy/pixel"
+    np.testing.assert_array_equal(data["sky"].x, template().x)
+    np.testing.assert_array_equal(data["sigma"], result.sigmas)
+    assert data.attrs["seed"] == 5
+    assert data.attrs["file"] == "a.uvfits"
+    assert data.attrs["solver"] == repr(lmaps())
+    assert data.attrs["denoiser_calls"] == 12
+    assert data.attrs["wall_seconds"] >= 0
+
+    path = result.save(tmp_path / "result.nc")
+    back = read_netcdf(path)
+    for name in data.variables:
+        np.testing.assert_array_equal(back[name].values, data[name].values)
+    assert {str(k): v for k, v in data.attrs.items()} == back.attrs
+
+
+def test_results_without_a_template_count_pixels():
+    data = run(linear_problem(), lmaps(), 2).to_xarray()
+    assert data["image"].dims == ("sample", "channel", "y", "x")
+    assert data["image"].shape == (2, *SHAPE)
+    assert "trajectory" not in data
+
+
+def test_results_introduce_themselves():
+    result = run(linear_problem(), lmaps(), 2)
+    assert "2 sample(s) of 1x6x5" in repr(result)
+    assert "12 denoiser calls" in repr(result)
+    assert "LMAPS" in repr(result)
+    assert "<" in result._repr_html_()

@@ -16,6 +16,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Circle
 
 from lmaps_science.io.files import atomic_write
@@ -74,9 +75,9 @@ def plot_reconstruction(
         blurred = blur(data["image"].values[:1], blur_uas / pixel)[0, 0].numpy()
         panels += [(f"blurred to {blur_uas:g} µas", blurred)]
 
-    figure = Picture(figsize=(2.7 * max(len(panels), 3.5), 6.4), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.1)  # type: ignore[union-attr]
-    above, below = figure.subfigures(2, 1, height_ratios=[1.4, 1])
+    layout = ConstrainedLayoutEngine(w_pad=0.1)
+    figure = Picture(figsize=(2.7 * max(len(panels), 3.5), 6.4), layout=layout)
+    above, below = np.asarray(figure.subfigures(2, 1, height_ratios=[1.4, 1]))
     axes = np.atleast_1d(above.subplots(1, len(panels), sharey=True))
     # The truth and one sample of it are to be compared, so they share their scale.
     peak = max(float(values.max()) for name, values in panels if "truth" in name or "fit" in name)

@@ -26,28 +26,19 @@ __all__ = ["checkpoint_name", "describe", "metrics_table", "results_folder", "wr
 
 def metrics_table(data: xr.Dataset) -> str:
     """The metrics of an analysed result: mean and spread over the samples, best, mean image."""
-    names = _metrics(data)
     of_mean = data.attrs.get("metrics_of_mean", {})
     best = int(data["misfit"].values[-1].argmin())
-    head = ["metric", "samples", "best fit", "mean image", ""]
-    rows = []
-    for name in names:
-        values = data[name].values
-        spread = f" ± {values.std(ddof=1):.3g}" if len(values) > 1 else ""
-        unit = data[name].attrs.get("units", "1")
-        rows.append(
-            [
-                name,
-                f"{values.mean():.4g}{spread}",
-                f"{values[best]:.4g}",
-                f"{of_mean[name]:.4g}" if name in of_mean else "",
-                "" if unit == "1" else unit,
-            ]
-        )
-    widths = [max(len(row[k]) for row in [head, *rows]) for k in range(len(head))]
-    lines = [
-        "  ".join(w.ljust(n) for w, n in zip(row, widths, strict=True)) for row in [head, *rows]
-    ]
+    several = data.sizes["sample"] > 1
+    rows = [["metric", "samples", "best fit", "mean image", ""] if several else ["metric", "", ""]]
+    for name in _metrics(data):
+        values, unit = data[name].values, data[name].attrs.get("units", "1")
+        row = [name, f"{values[best]:.4g}", "" if unit == "1" else unit]
+        if several:
+            row[1:1] = [f"{values.mean():.4g} ± {values.std(ddof=1):.2g}"]
+            row[3:3] = [f"{of_mean[name]:.4g}" if name in of_mean else ""]
+        rows.append(row)
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    lines = ["  ".join(w.ljust(n) for w, n in zip(row, widths, strict=True)) for row in rows]
     return "\n".join(line.rstrip() for line in lines)
 
 

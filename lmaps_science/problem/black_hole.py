@@ -110,6 +110,8 @@ class BlackHoleProblem(Problem):
         aligned = self._aligned(images, int(result.misfit[-1].argmin()))
         mean = aligned.mean(axis=0)
         data = result.to_xarray()
+        # NetCDF takes str itself, not classes derived from it, as PyTorch's version is.
+        data.attrs = {k: str(v) if isinstance(v, str) else v for k, v in data.attrs.items()}
         data["image"].values = images
         data["image_mean"].values = mean
         data["image_std"].values = aligned.std(axis=0, ddof=1) if len(images) > 1 else 0 * mean

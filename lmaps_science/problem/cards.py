@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
+import re
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -211,6 +212,13 @@ def validate(schema: type[CardType], content: Mapping[str, Any], name: str) -> C
             message = message.removeprefix("Value error, ")
         elif fault["type"] == "missing":
             path, message = [*path, str(fault["loc"][-1])], "this key is missing"
+        elif fault["type"] == "union_tag_invalid":
+            kind, known = (
+                str(fault["ctx"]["tag"]),
+                re.findall(r"\w+", fault["ctx"]["expected_tags"]),
+            )
+            path, message = [*path, "kind"], f"there is no {kind!r}.{suggestion(kind, known)} "
+            message += f"Known: {', '.join(known)}."
         else:
             message = f"{message[0].lower()}{message[1:]}, got {fault['input']!r}"
         raise DataError(f"card {name}: {': '.join(filter(None, ['.'.join(path), message]))}") from (

@@ -1,0 +1,456 @@
+"""The command line: `lmaps run`, `simulate`, `info`, `problems`, `data`, `prior`.
+
+Everything heavy is imported inside the commands, so that `lmaps --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+Command = TypeVar("Command", bound=Callable[..., None])
+DEBUG: ContextVar[bool] = ContextVar("debug", default=False)
+PLAIN: dict[str, Any] = {"rich_markup_mode": None, "no_args_is_help": True}
+app = typer.Typer(
+    help="Reconstruct scientific images from indirect measurements with diffusion priors.",
+    pretty_exceptions_enable=False,
+    **PLAIN,
+)
+prior_app = typer.Typer(help="Train a prior, describe one, draw from one.", **PLAIN)
+app.add_typer(prior_app, name="prior")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"lmaps-science {version('lmaps-science')}")
+        raise typer.Exit()
+
+
+@app.callback()
+def main(
+    debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    DEBUG.set(debug)
+
+
+def _reported(command: Command) -> Command:
+    """Errors as one line on stderr and exit code 1; an interrupt as exit code 130."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except typer.Exit:
+            raise
+        except KeyboardInterrupt as error:
+            typer.echo(f"\ninterrupted{': ' + str(error) if str(error) else ''}", err=True)
+            raise typer.Exit(130) from None
+        except Exception as error:
+            if DEBUG.get():
+                raise
+            typer.echo(f"error: {_sentence(error)}", err=True)
+            raise typer.Exit(1) from None
+
+    return wrapped  # type: ignore[return-value]
+
+
+def _sentence(error: Exception) -> str:
+    expected = (ValueError, OSError, ImportError, FloatingPointError)
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror + (f": {error.filename}" if error.filename else "")
+    else:
+        text = " ".join(str(error).split())
+    if isinstance(error, expected):
+        return text
+    return f"{type(error).__name__}: {text} (lmaps --debug shows where)"
+
+
+# ---------------------------------------------------------------- reconstruct
+
+
+@app.command()
+@_reported
+def run(
+    card: Annotated[str, typer.Argument(help="A problem (see `lmaps problems`), or a YAML file.")],
+    out: Annotated[Path, typer.Option(help="Folder for the results; made if missing.")],
+    data: Annotated[
+        str | None, typer.Option(help="uvfits file; for a simulation, the image to observe.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="How many samples.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random numbers.")] = 0,
+    preset: Annotated[str | None, typer.Option(help="Which of the card's solvers.")] = None,
+    prior: Annotated[
+        str | None, typer.Option(help="A prior's file, or 'gaussian'; default: the card's.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the card; repeatable."),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Samples that run side by side; default: all.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = "auto",
+    checkpoint: Annotated[
+        bool, typer.Option(help="Keep a checkpoint, from which the same command goes on.")
+    ] = True,
+    sample_fits: Annotated[bool, typer.Option(help="Write each sample as FITS, too.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+) -> None:
+    """Reconstruct: data in, images out.
+
+    Samples the posterior of a problem and writes result.nc (everything), mean.fits, figure.png,
+    samples.png and summary.txt/.json to a folder: all of them, or none.
+
+    \b
+    lmaps run black_hole/simulated --out demo
+    lmaps run black_hole/m87_2017 --data SR1_M87_2017_095_lo_hops_netcal_StokesI.uvfits --out m87
+    lmaps run black_hole/uvfits --data my.uvfits --set observation.flux=0.6 --out mine
+    lmaps run black_hole/m87_2017 --set solver.levels=25 --set solver.local.iterations=10 --out m87
+    lmaps run black_hole/m87_2017 --set solver.method=dps --prior my_prior.safetensors --out dps
+    """
+    from lmaps_science.plots import plot_reconstruction, plot_samples
+    from lmaps_science.problem import load_problem
+    from lmaps_science.runner import checkpoint_name, describe, results_folder, write_results
+    from lmaps_science.sample import sample
+
+    problem = load_problem(
+        card, data, prior, _settings(settings), preset=preset, device=_device(device)
+    )
+    solver = problem.solver
+    typer.echo(f"{problem}\n", err=True)
+    megabytes = 8 + samples * problem.template.size * 20e-6  # type: ignore[union-attr]
+    with results_folder(out, megabytes) as folder:
+        saved = out.expanduser() / checkpoint_name(problem, solver, samples, seed, batch_size)
+        try:
+            result = sample(
+                problem,
+                solver,
+                samples,
+                seed,
+                batch_size=batch_size,
+                checkpoint=saved if checkpoint else None,
+                progress=not quiet and sys.stderr.isatty(),
+            )
+        except KeyboardInterrupt:
+            again = "the same command goes on from here" if saved.exists() else "nothing was kept"
+            raise KeyboardInterrupt(again) from None
+        analysed = problem.analyse(result)
+        write_results(folder, analysed, sample_fits)
+        plot_reconstruction(analysed, path=folder / "figure.png")
+        if samples > 1:
+            plot_samples(analysed, path=folder / "samples.png")
+    typer.echo(describe(analysed))
+    typer.echo(f"\nwritten to {out}/")
+
+
+@app.command()
+@_reported
+def simulate(
+    image: Annotated[str, typer.Argument(help="FITS or ehtim text file, or phantom:K.")],
+    out: Annotated[Path, typer.Option(help="uvfits file to write.")],
+    array: Annotated[str, typer.Option(help="Array by name, or a file of stations.")] = "EHT2017",
+    coverage: Annotated[
+        Path | None, typer.Option(help="uvfits file whose baselines and noise to use instead.")
+    ] = None,
+    truth: Annotated[Path | None, typer.Option(help="Write the observed image as FITS.")] = None,
+    flux: Annotated[
+        float | None, typer.Option(help="Scale to this flux [Jy]; default: the image's, or 0.6.")
+    ] = None,
+    npix: Annotated[int, typer.Option(min=8, help="Pixels along each side.")] = 64,
+    fov_uas: Annotated[float, typer.Option(help="Field of view [microarcsecond].")] = 160.0,
+    phantom_seed: Annotated[int, typer.Option(min=0, help="Which set of phantoms.")] = 1,
+    gain_std: Annotated[float, typer.Option(help="Error of the log gains, e.g. 0.1.")] = 0.0,
+    thermal_noise: Annotated[bool, typer.Option(help="Add thermal noise.")] = True,
+    random_phases: Annotated[bool, typer.Option(help="Lose the stations' phases.")] = True,
+    scan_interval: Annotated[float, typer.Option(help="From scan to scan [s].")] = 600.0,
+    integration: Annotated[float, typer.Option(help="Length of a scan [s].")] = 300.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of noise and gains.")] = 0,
+) -> None:
+    """Observe an image with radio telescopes.
+
+    \b
+    lmaps simulate phantom:1 --out sim.uvfits --truth truth.fits --gain-std 0.1
+    lmaps simulate model.fits --array EHT2025 --flux 0.6 --out sim.uvfits
+    lmaps simulate model.fits --coverage measured.uvfits --out sim.uvfits
+    """
+    from lmaps_science.io import array_names, write_fits, write_uvfits
+    from lmaps_science.problem import load_card
+    from lmaps_science.problem.black_hole_card import observe, true_image
+
+    if not Path(array).exists() and array not in array_names():
+        from lmaps_science.io import read_array
+
+        read_array(array)  # says which arrays there are
+    source = {"kind": "uvfits", "file": str(coverage)} if coverage else None
+    if flux is None and image.startswith("phantom:"):
+        flux = 0.6
+    section = {
+        "kind": "simulation",
+        "image": image,
+        "phantom_seed": phantom_seed,
+        "flux": flux,
+        "array": array,
+        "coverage": source,
+        "scan_interval_seconds": scan_interval,
+        "integration_seconds": integration,
+        "thermal_noise": thermal_noise,
+        "gain_std": gain_std,
+        "random_phases": random_phases,
+        "seed": seed,
+    }
+    grid = {"npix": npix, "fov_uas": fov_uas}
+    card: Any = load_card("black_hole/simulated", {"observation": section, "image": grid})
+    seen = true_image(card.observation, card.image)
+    observation = observe(card.observation, seen)
+    write_uvfits(out, observation)
+    if truth is not None:
+        write_fits(truth, seen, history=[f"lmaps simulate {image}"])
+    stations = sorted({*observation["station1"].values, *observation["station2"].values})
+    typer.echo(
+        f"{out}: {observation.sizes['vis']} visibilities of {', '.join(map(str, stations))}; "
+        f"{float(seen.sum()):.3g} Jy, {seen.attrs['source']}"
+    )
+
+
+@app.command()
+@_reported
+def info(
+    result: Annotated[Path, typer.Argument(help="result.nc of a run.")],
+    figure: Annotated[Path | None, typer.Option(help="Draw it again, to this file.")] = None,
+) -> None:
+    """Describe a result, or draw it again.
+
+    \b
+    lmaps info demo/result.nc
+    lmaps info demo/result.nc --figure demo.pdf
+    """
+    from lmaps_science.io import DataError, read_netcdf
+    from lmaps_science.runner import describe
+
+    data = read_netcdf(result)
+    if "image" not in data or "misfit" not in data:
+        raise DataError(f"{result} is not a result of `lmaps run`: it holds no image and misfit.")
+    typer.echo(describe(data))
+    if figure is not None:
+        from lmaps_science.plots import plot_reconstruction
+
+        plot_reconstruction(data, path=figure)
+
+
+@app.command()
+@_reported
+def problems(
+    card: Annotated[str | None, typer.Argument(help="Show this card in full.")] = None,
+) -> None:
+    """List the problems, or show one in full.
+
+    A card shows every key that `lmaps run --set` can reach; solver.KEY reaches the preset in use.
+
+    \b
+    lmaps problems
+    lmaps problems black_hole/m87_2017
+    """
+    from lmaps_science.problem import list_problems, load_card
+
+    if card is None:
+        names = list_problems()
+        width = max(map(len, names))
+        for name in names:
+            typer.echo(f"{name:<{width}}  {load_card(name).title}")
+        return
+    import yaml
+
+    content = load_card(card).model_dump(mode="json")
+    typer.echo(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100).rstrip())
+
+
+@app.command("data")
+@_reported
+def data_files(
+    name: Annotated[str | None, typer.Argument(help="Fetch this file, verified.")] = None,
+) -> None:
+    """List public data, or fetch a file.
+
+    Copies are looked for in $LMAPS_DATA, then in the cache, and verified by their checksum.
+
+    \b
+    lmaps data
+    lmaps data m87_2017_095_lo
+    """
+    from lmaps_science.manifests import fetch, find, list_data
+
+    if name is not None:
+        typer.echo(fetch(name))
+        if list_data()[name].sha256 is None:
+            typer.echo("warning: its checksum is not known, so it was not verified", err=True)
+        return
+    for known, file in list_data().items():
+        here = "here" if find(known) else "    "
+        typer.echo(f"{here}  {known}\n      {file.what}\n      {file.source}; {file.licence}")
+
+
+# ---------------------------------------------------------------- priors
+
+
+@prior_app.command("train")
+@_reported
+def prior_train(
+    out: Annotated[Path, typer.Option(help="Folder for weights, checkpoints and samples.")],
+    images: Annotated[
+        Path | None, typer.Option(help=".npy file (n, H, W) in [0, 1]; default: phantoms.")
+    ] = None,
+    npix: Annotated[int, typer.Option(min=8, help="Size of the phantoms.")] = 64,
+    fov_uas: Annotated[float, typer.Option(help="Their field of view.")] = 160.0,
+    channels: Annotated[int, typer.Option(min=8, help="Width of the network.")] = 64,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 20_000,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 16,
+    learning_rate: Annotated[float, typer.Option(help="Its largest value.")] = 8e-4,
+    precision: Annotated[str, typer.Option(help="no (float32) or bf16.")] = "no",
+    seed: Annotated[int, typer.Option(min=0, help="Of images and noise.")] = 0,
+    validate_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 500,
+    description: Annotated[str, typer.Option(help="One paragraph, kept in the file.")] = "",
+) -> None:
+    """Train a prior, or go on training it.
+
+    The same command goes on from the last checkpoint in its folder.
+
+    \b
+    lmaps prior train --out prior --steps 20000 --precision bf16
+    lmaps prior train --out prior --images my_images.npy
+    accelerate launch -m lmaps_science.cli prior train --out prior
+    """
+    from lmaps_science.phantoms import BlackHoleImages
+    from lmaps_science.training import TrainingSettings, train
+
+    training: Any = BlackHoleImages(npix, fov_uas, seed)
+    validation: Any = BlackHoleImages(npix, fov_uas, seed + 1)
+    if images is not None:
+        training, validation = _own_images(images, seed)
+    shape = list(training.batch(0, 1).shape[1:])
+    config = {
+        "architecture": "song",
+        "preconditioning": "edm",
+        "image_shape": shape,
+        "patch": 2 if shape[-1] % 16 == 0 else 1,
+        "sigma_data": 0.5,
+        "model_channels": channels,
+        "channel_mult": [1, 2, 2],
+        "num_blocks": 1,
+        "attn_resolutions": [8],
+    }
+    options = TrainingSettings(
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        precision=precision,
+        seed=seed,
+        validate_every=validate_every,
+    )
+    path = train(config, training, validation, out, options, description=description)
+    typer.echo(f"written to {path}")
+
+
+@prior_app.command("info")
+@_reported
+def prior_describe(
+    prior: Annotated[Path, typer.Argument(help="A .safetensors file of this package.")],
+) -> None:
+    """Describe a prior and its training.
+
+    \b
+    lmaps prior info prior/prior.safetensors
+    """
+    import yaml
+
+    from lmaps_science.io import sha256
+    from lmaps_science.priors import prior_info
+
+    facts = {**prior_info(prior), "sha256": sha256(prior)}
+    typer.echo(yaml.safe_dump(facts, sort_keys=False, allow_unicode=True, width=100).rstrip())
+
+
+@prior_app.command("sample")
+@_reported
+def prior_sample(
+    prior: Annotated[Path, typer.Argument(help="A prior's file.")],
+    out: Annotated[Path, typer.Option(help="Picture to write.")],
+    samples: Annotated[int, typer.Option(min=1, help="How many.")] = 32,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random numbers.")] = 0,
+    preconditioning: Annotated[
+        str | None, typer.Option(help="For .pt checkpoints: edm, vp, ve or iddpm.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = "auto",
+) -> None:
+    """Draw samples of a prior, without data.
+
+    \b
+    lmaps prior sample prior/prior.safetensors --out samples.png
+    lmaps prior sample blackhole.pt --preconditioning vp --out samples.png
+    """
+    from lmaps_science.priors import load_prior
+    from lmaps_science.training import sample_sheet
+
+    config = {"preconditioning": preconditioning} if preconditioning else None
+    sample_sheet(load_prior(prior, config=config, device=_device(device)), out, samples, seed)
+    typer.echo(f"written to {out}")
+
+
+# ---------------------------------------------------------------- arguments
+
+
+def _settings(pairs: list[str] | None) -> dict[str, Any]:
+    from lmaps_science.io import DataError
+
+    settings = {}
+    for pair in pairs or []:
+        key, equals, value = pair.partition("=")
+        if not (key.strip() and equals):
+            raise DataError(f"--set {pair}: write KEY=VALUE, e.g. --set solver.levels=25")
+        settings[key.strip()] = value
+    return settings
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"--device {name}: {reason} Choose cpu, cuda or auto.") from error
+    return name
+
+
+def _own_images(path: Path, seed: int) -> tuple[Any, Any]:
+    """Training and validation images from a file: the last tenth is held out."""
+    import numpy as np
+
+    from lmaps_science.io import DataError, require_file
+    from lmaps_science.training import ArrayImages
+
+    try:
+        array = np.load(require_file(path), allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise DataError(f"{path} is not a NumPy array of images: {error}") from error
+    array = array[:, None] if array.ndim == 3 else array
+    held_out = max(len(array) // 10, 1)
+    if array.ndim != 4 or len(array) < 2:
+        raise DataError(f"{path} has shape {array.shape}; it takes (n, H, W) with n > 1.")
+    return ArrayImages(array[:-held_out], seed), ArrayImages(array[-held_out:], seed)
+
+
+if __name__ == "__main__":
+    app()

@@ -283,7 +283,7 @@ def dps() -> Solver:
 
 
 def dps_paper() -> Solver:
-    return DPS(levels=40, zeta=0.05, scale_free=False)
+    return DPS(levels=40, zeta=0.2, scale_free=False)
 
 
 def lmaps() -> Solver:
@@ -299,7 +299,7 @@ def lmaps_conjugate_gradient() -> Solver:
 
 
 def lmaps_gradient_steps() -> Solver:
-    return LMAPS(levels=12, kappa1=1.0, kappa2=1.0, local=GradientSteps(20, 1e-3), sigma_max=10.0)
+    return LMAPS(levels=12, kappa1=1.0, kappa2=1.0, local=GradientSteps(20, 0.01), sigma_max=10.0)
 
 
 def red_diff() -> Solver:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lmaps_science.arrays import inner, norm, per_sample
 from lmaps_science.linalg import conjugate_gradient, lbfgs
-from lmaps_science.misfit import GaussianMisfit, Misfit
+from lmaps_science.misfit import Misfit
 
 __all__ = [
     "LBFGS",
@@ -170,8 +170,3 @@ class ConjugateGradient:
             curvature, b, iterations=self.iterations, tolerance=self.tolerance
         )
         return problem.denoised + step
-
-
-def is_linear_gaussian(misfit: Misfit) -> bool:
-    """Whether the misfit is a quadratic function of the image."""
-    return isinstance(misfit, GaussianMisfit) and misfit.operator.linear is not None

@@ -19,7 +19,6 @@ from tqdm.auto import tqdm
 from lmaps_science.arrays import Movable, move, real_dtype
 from lmaps_science.io.files import atomic_write
 from lmaps_science.io.results import write_netcdf
-from lmaps_science.local_map import is_linear_gaussian
 from lmaps_science.misfit import GaussianMisfit, Misfit
 from lmaps_science.noise import SampleNoise
 from lmaps_science.operators import Affine, SVDOperator
@@ -68,12 +67,13 @@ class InverseProblem(Movable):
     def provides(self) -> frozenset[str]:
         """The properties that solvers may require."""
         has = {"differentiable"}
+        linear = self.misfit.operator.linear
         if isinstance(self.misfit, GaussianMisfit):
             has.add("gaussian")
-        if is_linear_gaussian(self.misfit):
+        if linear is not None:
             has.add("linear")
-            if isinstance(self.misfit.operator.linear, SVDOperator):
-                has.add("svd")
+        if isinstance(linear, SVDOperator):
+            has.add("svd")
         return frozenset(has)
 
     def like(self, batch: int) -> Tensor:

@@ -8,6 +8,7 @@ from registries import (
     closure_problem,
     dense_gaussian,
     dense_svd,
+    gaussian_complex_nonlinear,
     gaussian_real,
     inverse_problem,
     linear_problem,
@@ -347,6 +348,8 @@ def test_parts_of_a_problem_must_fit():
 
 
 def test_what_problems_provide():
+    nonlinear = inverse_problem(gaussian_complex_nonlinear())
+    assert nonlinear.provides == {"differentiable", "gaussian"}
     assert linear_problem().provides == {"differentiable", "gaussian", "linear", "svd"}
     assert closure_problem().provides == {"differentiable"}
 

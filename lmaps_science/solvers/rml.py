@@ -9,7 +9,7 @@ section 6.2 (the eht-imaging pipeline for M87* and its fiducial parameters).
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ def regularised_maximum_likelihood(
 
     Raises:
         ImportError: eht-imaging is missing.
-        ValueError: the flux is unknown, or an argument is out of its range.
+        ValueError: the flux is unknown, a term is, or an argument is out of its range.
     """
     flux = float(observation["flux"]) if flux is None and "flux" in observation else flux
     if flux is None or not flux > 0:
@@ -86,8 +86,10 @@ def regularised_maximum_likelihood(
     regularisers = dict(REGULARISERS if regularisers is None else regularisers)
     ehtim = import_ehtim()
     with quiet():
-        from ehtim.imager import Imager
+        from ehtim.imager import REGULARIZERS, Imager
 
+        _check_terms("data term", data_terms, DATA_TERMS)
+        _check_terms("regulariser", regularisers, REGULARIZERS)
         data = _obsdata(ehtim, observation)
         first = ehtim.image.make_square(data, npix, fov_uas * MICROARCSECOND)
         width = prior_fwhm_uas * MICROARCSECOND
@@ -129,6 +131,14 @@ def regularised_maximum_likelihood(
     return make_image(
         image.imvec.reshape(npix, npix).copy(), fov_uas * MICROARCSECOND / npix, **facts
     )
+
+
+def _check_terms(kind: str, given: Mapping[str, float], known: Collection[str]) -> None:
+    if not given or set(given) - set(known):
+        raise ValueError(
+            f"{kind}s {sorted(given)}: choose one or more of {', '.join(sorted(known))}, each with "
+            f"its weight, e.g. {{{sorted(known)[0]!r}: 1.0}}."
+        )
 
 
 def _obsdata(ehtim: Any, observation: xr.Dataset) -> Any:

@@ -34,12 +34,20 @@ def metrics_table(data: xr.Dataset) -> str:
         values, unit = data[name].values, data[name].attrs.get("units", "1")
         row = [name, f"{values[best]:.4g}", "" if unit == "1" else unit]
         if several:
-            row[1:1] = [f"{values.mean():.4g} ± {values.std(ddof=1):.2g}"]
+            row[1:1] = ["{:.4g} ± {:.2g}".format(*_mean_and_spread(values, unit))]
             row[3:3] = [f"{of_mean[name]:.4g}" if name in of_mean else ""]
         rows.append(row)
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     lines = ["  ".join(w.ljust(n) for w, n in zip(row, widths, strict=True)) for row in rows]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _mean_and_spread(values: np.ndarray, unit: str) -> tuple[float, float]:
+    if unit != "degree":
+        return float(values.mean()), float(values.std(ddof=1))
+    direction = np.exp(1j * np.radians(values)).mean()  # angles go round
+    spread = np.degrees(np.sqrt(max(-2 * np.log(abs(direction)), 0.0)))
+    return float(np.degrees(np.angle(direction)) % 360), float(spread)
 
 
 def describe(data: xr.Dataset) -> str:

@@ -164,7 +164,10 @@ def override(card: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
             value = _parse(path, value)
         keys = path.split(".")
         if keys[0] == "solver":
-            keys[:1] = ["presets", str(changed.get("preset", "default"))]
+            preset = str(changed.get("preset", "default"))
+            if preset not in changed.get("presets", {}):
+                continue  # the schema will say which there are
+            keys[:1] = ["presets", preset]
         _set(changed, keys, value, path)
     return changed
 

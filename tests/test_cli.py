@@ -1,0 +1,290 @@
+"""The command line: what it writes, and that whatever goes wrong is one line and leaves nothing."""
+
+import errno
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from lmaps_science import __all__ as public
+from lmaps_science import cli, load_prior, load_problem, runner, sample
+from lmaps_science.io import read_image, read_netcdf, read_uvfits
+
+UVFITS = str(Path(__file__).parent / "golden" / "black_hole_obs.uvfits")
+M87 = ["run", "black_hole/m87_2017", "--data", UVFITS, "--prior", "gaussian", "--device", "cpu"]
+QUICK = [
+    f"--set={setting}"
+    for setting in ("image.npix=16", "solver.levels=3", "solver.local.iterations=3")
+]
+FILES = {
+    "result.nc",
+    "mean.fits",
+    "figure.png",
+    "samples.png",
+    "summary.txt",
+    "summary.json",
+}
+
+
+def lmaps(*arguments):
+    return CliRunner().invoke(cli.app, [str(a) for a in arguments])
+
+
+def refuse(*arguments, code=1):
+    """Run; expect one line on stderr that starts with error:, and give it."""
+    outcome = lmaps(*arguments)
+    assert outcome.exit_code == code, outcome.output
+    assert "Traceback" not in outcome.stderr
+    *_, last = outcome.stderr.strip().splitlines()
+    assert last.lower().startswith("error: ")
+    return last
+
+
+# ---------------------------------------------------------------- what it does
+
+
+def test_run_writes_everything(tmp_path):
+    out = tmp_path / "new" / "m87"
+    options = ["--samples", 2, "--seed", 3, "--batch-size", 1, "--sample-fits"]
+    outcome = lmaps(*M87, *QUICK, *options, "--out", out)
+    assert outcome.exit_code == 0, outcome.output
+    assert {p.name for p in out.iterdir()} == FILES | {"sample_000.fits", "sample_001.fits"}
+    assert "chi2_cphase" in outcome.stdout
+    data = read_netcdf(out / "result.nc")
+    overrides = dict(setting.removeprefix("--set=").split("=") for setting in QUICK)
+    problem = load_problem("black_hole/m87_2017", UVFITS, "gaussian", overrides)
+    same = sample(problem, problem.solver, 2, seed=3, batch_size=1, progress=False)
+    np.testing.assert_allclose(data["image"], problem.analyse(same)["image"], rtol=1e-5)
+    np.testing.assert_allclose(data["image"].sum(("y", "x")), 0.6, rtol=1e-5)
+    mean = read_image(out / "mean.fits")
+    np.testing.assert_allclose(mean, data["image_mean"], rtol=1e-6)
+    assert mean.attrs["source"] == "M87"
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["card"]["image"]["npix"] == 16
+    assert summary["metrics"]["chi2_cphase"] == pytest.approx(data["chi2_cphase"].values)
+    described = lmaps("info", out / "result.nc", "--figure", out / "again.png")
+    assert described.stdout == (out / "summary.txt").read_text()
+    assert (out / "again.png").exists()
+
+
+def test_results_are_replaced_and_other_files_kept(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "summary.txt").write_text("old")
+    assert lmaps(*M87, *QUICK, "--samples", 1, "--out", tmp_path).exit_code == 0
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "summary.txt").read_text() != "old"
+
+
+def test_relative_images_without_flux(tmp_path):
+    settings = ["--set=observation.flux=null", "--set=solver.method=dps", "--set=solver.levels=3"]
+    outcome = lmaps(*M87, "--set=image.npix=16", *settings, "--samples=1", "--out", tmp_path)
+    assert outcome.exit_code == 0, outcome.output
+    assert {p.name for p in tmp_path.iterdir()} == FILES - {"mean.fits", "samples.png"}
+    assert read_netcdf(tmp_path / "result.nc")["image"].attrs["units"] == "relative"
+
+
+def test_simulate_then_reconstruct(tmp_path):
+    sim, truth = tmp_path / "sim.uvfits", tmp_path / "truth.fits"
+    settings = ["--npix", 32, "--scan-interval", 3600, "--gain-std", 0.1]
+    outcome = lmaps("simulate", "phantom:2", "--out", sim, "--truth", truth, *settings)
+    assert outcome.exit_code == 0, outcome.output
+    assert float(read_image(truth).sum()) == pytest.approx(0.6)
+    assert read_uvfits(sim).sizes["cphase"] > 10
+    again = tmp_path / "again.uvfits"
+    assert lmaps("simulate", truth, "--coverage", sim, "--out", again).exit_code == 0
+    run = ["run", "black_hole/uvfits", "--data", again, "--prior", "gaussian", *QUICK]
+    assert lmaps(*run, "--samples", 1, "--out", tmp_path / "out").exit_code == 0
+
+
+def test_lists():
+    assert "black_hole/m87_2017" in lmaps("problems").stdout
+    shown = lmaps("problems", "black_hole/uvfits").stdout
+    assert "zero_baselines: rescale" in shown
+    assert "m87_2017_095_lo" in lmaps("data").stdout
+    assert lmaps("--version").stdout.startswith("lmaps-science ")
+
+
+def test_train_describe_and_use_a_prior(tmp_path):
+    train = ["prior", "train", "--out", tmp_path, "--npix", 16, "--channels", 16, "--steps", 2]
+    outcome = lmaps(*train, "--batch-size", 2, "--validate-every", 2, "--description", "tiny")
+    assert outcome.exit_code == 0, outcome.output
+    prior = tmp_path / "prior.safetensors"
+    assert load_prior(prior).image_shape == (1, 16, 16)
+    assert "tiny" in lmaps("prior", "info", prior).stdout
+    drawn = lmaps("prior", "sample", prior, "--samples", 2, "--out", tmp_path / "drawn.png")
+    assert drawn.exit_code == 0, drawn.output
+    assert (tmp_path / "drawn.png").exists()
+    out = tmp_path / "out"
+    outcome = lmaps(*M87, *QUICK, "--prior", prior, "--samples", 1, "--out", out)
+    assert outcome.exit_code == 0, outcome.output
+    assert len(json.loads((out / "summary.json").read_text())["prior"]["sha256"]) == 64
+    wrong = [x for x in QUICK if "npix" not in x]
+    assert "set image.npix=16" in refuse(*M87, *wrong, "--prior", prior, "--out", tmp_path / "x")
+
+
+def test_train_on_own_images(tmp_path):
+    images = tmp_path / "images.npy"
+    np.save(images, np.random.default_rng(0).uniform(size=(12, 16, 16)))
+    train = ["prior", "train", "--out", tmp_path / "prior", "--images", images, "--channels", 16]
+    assert lmaps(*train, "--steps", 1, "--batch-size", 2).exit_code == 0
+    np.save(images, np.full((12, 16, 16), 7.0))
+    assert "divide each by its peak" in refuse(*train)
+    np.save(images, np.ones(3))
+    assert "takes (n, H, W)" in refuse(*train)
+
+
+@pytest.mark.parametrize(
+    "command", ["run", "simulate", "info", "problems", "data", "prior train", "prior sample"]
+)
+def test_every_help_has_an_example(command):
+    outcome = lmaps(*command.split(), "--help")
+    assert outcome.exit_code == 0
+    assert f"\n  lmaps {command}" in outcome.stdout
+
+
+def test_help_does_not_wait_for_torch():
+    code = "import sys; from lmaps_science import cli; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_public_names_exist_and_sample_stays_a_function():
+    import lmaps_science
+    import lmaps_science.sample  # must not put the module in the function's place
+
+    assert all(getattr(lmaps_science, name) is not None for name in public)
+    assert callable(lmaps_science.sample)
+    assert set(public) <= set(dir(lmaps_science))
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = lmaps_science.nothing
+
+
+# ---------------------------------------------------------------- what it refuses
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data=none.uvfits"], "none.uvfits: no such file"),
+        (["--set", "observation.systematc=0"], "Did you mean 'systematic'"),
+        (["--set", "solver.method=lmap"], "Did you mean 'lmaps'"),
+        (["--set", "solver.levels=many"], "valid integer"),
+        (["--set", "solver.levels"], "KEY=VALUE"),
+        (["--set", "observation.flux=-1"], "greater than 0"),
+        (["--set", "observation.systematic=-1"], "systematic is -1"),
+        (["--set", "observation.snr_cut=1e9"], "lower snr_cut"),
+        (["--set", "solver.local.method=conjugate_gradient"], "gaussian and linear"),
+        (["--preset=fast"], "there is no 'fast'"),
+        (["--prior=none.safetensors"], "none.safetensors: no such file"),
+        (["--device=abacus"], "--device abacus"),
+    ],
+)
+def test_bad_arguments(tmp_path, arguments, message):
+    out = tmp_path / "out"
+    assert message in refuse(*M87, *QUICK, *arguments, "--out", out)
+    assert not out.exists()
+
+
+def test_unknown_problems_and_options(tmp_path):
+    out = tmp_path / "out"
+    wrong = refuse("run", "black_hole/m87", "--out", out)
+    assert "Did you mean 'black_hole/m87_2017'" in wrong
+    assert "--bath-size" in refuse(*M87, "--out", out, "--bath-size", 2, code=2)
+    assert not out.exists()
+
+
+def test_truncated_uvfits(tmp_path):
+    whole = Path(UVFITS).read_bytes()
+    (tmp_path / "half.uvfits").write_bytes(whole[: len(whole) // 2])
+    arguments = [a if a != UVFITS else tmp_path / "half.uvfits" for a in M87]
+    assert "half.uvfits" in refuse(*arguments, *QUICK, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_non_positive_sigma(tmp_path):
+    """A weight of infinity is a sigma of zero."""
+    from astropy.io import fits
+
+    path = tmp_path / "exact.uvfits"
+    with fits.open(UVFITS) as hdus:
+        hdus[0].data["DATA"][5, ..., 2] = np.inf
+        hdus.writeto(path)
+    arguments = [a if a != UVFITS else path for a in M87]
+    settings = ["--set=observation.systematic=0", "--set=observation.average_seconds=null"]
+    assert "sigma" in refuse(*arguments, *QUICK, *settings, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_is_noticed_before_the_run(tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(runner.shutil, "disk_usage", lambda path: usage(1e9, 1e9, 1e3))
+    assert "the disk is full" in refuse(*M87, *QUICK, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_disk_that_fills_up_leaves_nothing(tmp_path, monkeypatch):
+    def full(path, data, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(runner, "write_fits", full)
+    (tmp_path / "summary.txt").write_text("old")
+    assert "the disk is full" in refuse(*M87, *QUICK, "--samples=1", "--out", tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"summary.txt"}
+    assert (tmp_path / "summary.txt").read_text() == "old"
+
+
+def test_a_folder_that_is_a_file(tmp_path):
+    (tmp_path / "out").write_text("")
+    assert "cannot write to" in refuse(*M87, *QUICK, "--out", tmp_path / "out")
+
+
+def test_other_files_are_no_results(tmp_path):
+    assert "no such file" in refuse("info", tmp_path / "result.nc")
+    (tmp_path / "text.nc").write_text("text")
+    assert "cannot be read as NetCDF" in refuse("info", tmp_path / "text.nc")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["phantom:x"], "phantom:K"),
+        (["none.fits"], "no such file"),
+        (["phantom:0", "--array", "EHT2016"], "Did you mean 'EHT2017'"),
+        (["phantom:0", "--gain-std", "-1"], "gain_std"),
+        (["phantom:0", "--coverage", "none.uvfits"], "no such file"),
+    ],
+)
+def test_bad_simulations(tmp_path, arguments, message):
+    out = tmp_path / "sim.uvfits"
+    assert message in refuse("simulate", *arguments, "--out", out)
+    assert not out.exists()
+
+
+def test_unexpected_errors_name_their_type_and_debug_shows_them(tmp_path, monkeypatch):
+    def broken(path):
+        raise KeyError("surprise")
+
+    monkeypatch.setattr("lmaps_science.io.read_netcdf", broken)
+    assert "KeyError: 'surprise' (lmaps --debug" in refuse("info", tmp_path)
+    assert isinstance(lmaps("--debug", "info", tmp_path).exception, KeyError)
+
+
+def test_an_interrupted_run_goes_on(tmp_path):
+    settings = ["--set=image.npix=16", "--set=solver.levels=4000", "--samples=1", "--quiet"]
+    command = [sys.executable, "-m", "lmaps_science.cli", *M87, *settings, "--out", str(tmp_path)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    for _ in range(300):
+        time.sleep(0.1)
+        if list(tmp_path.glob("checkpoint-*.pt")) or process.poll() is not None:
+            break
+    process.send_signal(signal.SIGINT)
+    _, message = process.communicate(timeout=30)
+    assert process.returncode == 130, message
+    assert message.splitlines()[-1] == "interrupted: the same command goes on from here"
+    assert [p.suffix for p in tmp_path.iterdir()] == [".pt"]

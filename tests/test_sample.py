@@ -252,7 +252,7 @@ COUNTED = {  # solver: denoiser calls and VJPs, operator calls and VJPs, of each
     LMAPS(7, local=BarzilaiBorwein(6)): (1, 0, 6, 6),
     LMAPS(7, local=LBFGS(8, tolerance=0.0)): (1, 0, 8, 8),
     DPS(7): (1, 1, 1, 1),
-    DAPS(7, ode_steps=3, local=Metropolis(4)): (3, 0, 5, 5),
+    DAPS(7, ode_steps=3, local=Metropolis(5, leaps=2)): (3, 0, 6, 6),
 }
 
 

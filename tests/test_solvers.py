@@ -187,6 +187,8 @@ def test_any_prior_will_do(make, prior):
         (DAPS, {"ode_steps": 0}),
         (DAPS, {"radius": 0.0}),
         (DAPS, {"temperature": -1.0}),
+        (Langevin, {"learning_rate": 0.0}),
+        (Metropolis, {"steps": 5, "leaps": 6}),
         (DiffPIR, {"regularisation": 0.0}),
         (DiffPIR, {"zeta": -0.1}),
         (REDDiff, {"learning_rate": 0.0}),
@@ -246,7 +248,7 @@ def test_daps_is_exact_when_its_local_posterior_is():
     operator, y = dense_svd(), torch.ones(1, 9, dtype=torch.float64)
     problem = InverseProblem(prior, GaussianMisfit(operator, y, 2.0), Affine(0.5, 1.0, shape))
     radius = s / (s**2 + sigma**2) ** 0.5
-    solver = DAPS(1, 1, radius, Metropolis(100), sigma_max=sigma)
+    solver = DAPS(1, 1, radius, Metropolis(200, 5), sigma_max=sigma)
     matrix = operator.left @ (operator.singular_values[:, None] * operator.right)
     mean, covariance = prior.posterior(matrix, y, 2.0)
     draws = run(problem, solver, 400).estimates
@@ -255,10 +257,12 @@ def test_daps_is_exact_when_its_local_posterior_is():
     ratio = draws.flatten(1).var(0) / covariance.diagonal()
     assert ratio.min() > 0.7
     assert ratio.max() < 1.4
-    assert ratio.mean() == pytest.approx(1, abs=0.05)
+    assert ratio.mean() == pytest.approx(1, abs=0.1)
 
 
-@pytest.mark.parametrize("local", [Langevin(400, 2e-3, 1.0), Metropolis(400)], ids=str)
+@pytest.mark.parametrize(
+    "local", [Langevin(400, 2e-3, 1.0), Metropolis(300, 1), Metropolis(200)], ids=str
+)
 def test_local_samplers_draw_from_the_local_posterior(local):
     """A quadratic misfit: the local posterior is N(m + K (y - A m), (1/r^2 + A^T A/s^2)^-1)."""
     misfit, batch = gaussian_real(), 500

@@ -62,6 +62,10 @@ class Langevin:
     learning_rate: float = 1e-4
     last: float = 0.01
 
+    def __post_init__(self) -> None:
+        if not (self.steps >= 1 and self.learning_rate > 0 and self.last > 0):
+            raise ValueError(f"Langevin needs steps >= 1 and positive rates, got {self!r}.")
+
     def __call__(self, target: LocalPosterior, progress: float, normal: Normal) -> Tensor:
         rate = self.learning_rate * (1 + progress * (self.last - 1))
         z = target.mean
@@ -72,39 +76,53 @@ class Langevin:
 
 @dataclass(frozen=True)
 class Metropolis:
-    """Langevin proposals, accepted or refused (MALA), from the mean; the step finds its own length.
+    """Hamiltonian Monte Carlo from the mean, with steps that find their own length.
 
-    It starts from the curvature along the gradient, and is multiplied by 1.25 when a proposal is
-    accepted and by 0.75 when refused: balance lies at 56 % acceptance, near the optimal 57 %.
-    ``steps`` + 1 evaluations of the misfit. Source: Roberts and Rosenthal 1998.
+    A proposal is a path of ``leaps`` leapfrog steps from a random momentum; with one it is a
+    Langevin step that may be refused (MALA). The length starts from the curvature along the
+    gradient; it grows by a tenth when a proposal is accepted and shrinks by a fifth when it is
+    refused: balance lies at 70 % acceptance, near the optimum of 65 %. ``steps`` are all leaps
+    together; there are two more evaluations of the misfit. Source: Neal 2011, "MCMC using
+    Hamiltonian dynamics".
     """
 
     steps: int = 100
+    leaps: int = 10
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.leaps <= self.steps:
+            raise ValueError(f"Metropolis needs 1 <= leaps <= steps, got {self!r}.")
 
     def __call__(self, target: LocalPosterior, progress: float, normal: Normal) -> Tensor:
         z = target.mean
         slope, value = target.gradient(z)
-        tiny = torch.finfo(z.dtype).tiny
-        # The secant over a probe of 1e-3 a pixel, or what is left of the prior when that is less.
-        probe = min(1e-3, target.radius) * z[0].numel() ** 0.5 / norm(slope).clamp_min(tiny)
-        there = target.gradient(z - per_sample(probe, slope) * slope)[0]
-        curvature = norm(slope - there) / (probe * norm(slope)).clamp_min(tiny)
-        rate = 1 / curvature.clamp_min(1 / target.radius**2)
-        for k in range(self.steps - 1):
-            root = per_sample((2 * rate).sqrt(), z)
-            n = normal(z, 2 * k)
-            proposal = z - per_sample(rate, z) * slope + root * n
-            slope_new, value_new = target.gradient(proposal)
-            # The noise that would lead back: z = proposal - rate slope_new + root back.
-            back = (z - proposal + per_sample(rate, z) * slope_new) / root
-            log_ratio = value - value_new + 0.5 * (inner(n, n) - inner(back, back))
+        length = self._first_length(target, slope)
+        for k in range(self.steps // self.leaps):
+            momentum = normal(z, 2 * k)
+            proposal, force, energy = z, slope, value + 0.5 * inner(momentum, momentum)
+            for _ in range(self.leaps):
+                momentum = momentum - 0.5 * length * force
+                proposal = proposal + length * momentum
+                force, there = target.gradient(proposal)
+                momentum = momentum - 0.5 * length * force
+            gain = energy - there - 0.5 * inner(momentum, momentum)
             uniform = torch.special.ndtr(normal(value, 2 * k + 1))
-            accept = uniform.log() < log_ratio.nan_to_num(-torch.inf)
+            accept = uniform.log() < gain.nan_to_num(-torch.inf, -torch.inf, -torch.inf)
             z = torch.where(per_sample(accept, z), proposal, z)
-            slope = torch.where(per_sample(accept, z), slope_new, slope)
-            value = torch.where(accept, value_new, value)
-            rate = rate * torch.where(accept, 1.25, 0.75)
+            slope = torch.where(per_sample(accept, z), force, slope)
+            value = torch.where(accept, there, value)
+            length = length * per_sample(torch.where(accept, 1.1, 0.8), z)
         return z
+
+    @staticmethod
+    def _first_length(target: LocalPosterior, slope: Tensor) -> Tensor:
+        """1 / sqrt(curvature), from the secant over a probe of 1e-3 of the radius, (B, 1, 1, 1)."""
+        tiny = torch.finfo(slope.dtype).tiny
+        size = norm(slope).clamp_min(tiny)
+        probe = 1e-3 * target.radius * slope[0].numel() ** 0.5
+        there = target.gradient(target.mean - per_sample(probe / size, slope) * slope)[0]
+        curvature = (norm(slope - there) / probe).clamp_min(1 / target.radius**2)
+        return per_sample(curvature.rsqrt(), slope)
 
 
 @dataclass(frozen=True)
@@ -124,7 +142,7 @@ class DAPS:
         sigma_max, sigma_min: ends of the noise schedule (EDM, power 7).
     """
 
-    levels: int = 200
+    levels: int = 100
     ode_steps: int = 5
     radius: float = 1.0
     local: LocalSampler = field(default_factory=Metropolis)

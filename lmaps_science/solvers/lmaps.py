@@ -6,6 +6,7 @@ Source: "Local MAP Sampling for Diffusion Models", algorithm 4; equations cited 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import Tensor
 
@@ -24,46 +25,68 @@ class LMAPS:
         levels: noise levels T.
         kappa1: trust-region scale of the prior; at noise levels above it the data decide. 0 drops
             the prior term: the local solver's early stop is then the only regulariser.
-        kappa2: weight of the data misfit, in the misfit's published unit.
+        kappa2: weight of the data misfit, in the misfit's published unit. None gives it the weight
+            that makes the local covariance ``Sigma`` itself, neither wider nor narrower (kappa = 1).
         rho: share of fresh noise in a transition: 0 is deterministic (DDIM), 1 renoises fully.
         local: the solver of the local problem; ``GradientSteps(K, lr)`` is the paper's.
         sigma_max, sigma_min: ends of the noise schedule (EDM, power 7).
+        covariance: ``"isotropic"``, the paper's ``kappa sigma^2 I``, or ``"prior"``, which uses the
+            covariance that comes with the prior; see :class:`~lmaps_science.local_map.LocalProblem`.
     """
 
     levels: int = 50
-    kappa1: float = 0.05
-    kappa2: float = 0.05
+    kappa1: float = 1.0
+    kappa2: float | None = None
     rho: float = 1.0
     local: LocalSolver = field(default_factory=LBFGS)
     sigma_max: float = 100.0
     sigma_min: float = 0.1
+    covariance: Literal["isotropic", "prior"] = "isotropic"
 
     def __post_init__(self) -> None:
-        if not (self.kappa1 >= 0 and self.kappa2 > 0 and 0 <= self.rho <= 1):
+        weighted = self.kappa1 > 0 if self.kappa2 is None else self.kappa2 > 0
+        if not (self.kappa1 >= 0 and weighted and 0 <= self.rho <= 1):
             raise ValueError(
-                f"LMAPS needs kappa1 >= 0, kappa2 > 0 and 0 <= rho <= 1, got kappa1={self.kappa1}, "
-                f"kappa2={self.kappa2}, rho={self.rho}."
+                f"LMAPS needs kappa1 >= 0, kappa2 > 0 (or None, with kappa1 > 0) and 0 <= rho <= "
+                f"1, got kappa1={self.kappa1}, kappa2={self.kappa2}, rho={self.rho}."
+            )
+        if self.covariance not in ("isotropic", "prior"):
+            raise ValueError(
+                f"LMAPS: covariance must be 'isotropic' or 'prior', got {self.covariance!r}."
             )
         edm_schedule(self.levels, self.sigma_max, self.sigma_min)  # refuses what it cannot make
 
     @property
     def requires(self) -> frozenset[str]:
-        return self.local.requires
+        """What the local solver needs; the prior's covariance where it is to be used."""
+        return self.local.requires | ({"covariance"} if self.covariance == "prior" else set())
 
     @property
     def sigmas(self) -> Tensor:
+        """The noise levels, and 0."""
         return edm_schedule(self.levels, self.sigma_max, self.sigma_min)
 
     def init(self, problem: InverseProblem, noise: SampleNoise) -> State:
+        """Pure noise."""
         return start(problem, noise, self.sigmas[0])
 
     def step(self, i: int, state: State, problem: InverseProblem, noise: SampleNoise) -> State:
+        """One noise level."""
         sigma, after = float(self.sigmas[i]), float(self.sigmas[i + 1])
-        denoised = problem.prior(state.x, sigma)
-        z = self.local(LocalProblem(denoised, problem.misfit, sigma, self.kappa1, self.kappa2))
+        local = self._local_problem(problem, problem.prior(state.x, sigma), sigma)
+        z = local.image(self.local(local))  # eq. 8a
         kept = (1 - self.rho**2) ** 0.5 * (state.x - z) / sigma  # eq. 8b
         fresh = self.rho * noise.normal(z, 1, i)
         return State(x=z + after * (kept + fresh), estimate=z)
+
+    def _local_problem(
+        self, problem: InverseProblem, denoised: Tensor, sigma: float
+    ) -> LocalProblem:
+        kappa2 = self.kappa2
+        if kappa2 is None:
+            kappa2 = self.kappa1**2 / problem.misfit.objective_scale
+        covariance = problem.prior.covariance if self.covariance == "prior" else None
+        return LocalProblem(denoised, problem.misfit, sigma, self.kappa1, kappa2, covariance)
 
 
 def _paper(levels: int, steps: int, rate: float, kappa1: float, kappa2: float) -> LMAPS:

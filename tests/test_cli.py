@@ -181,7 +181,7 @@ def test_the_public_names_exist_and_sample_stays_a_function():
         (["--set", "observation.snr_cut=1e9"], "lower snr_cut"),
         (["--set", "solver.local.method=conjugate_gradient"], "gaussian and linear"),
         (["--preset=fast"], "there is no 'fast'"),
-        (["--prior=none.safetensors"], "none.safetensors: no such file"),
+        (["--prior=none.safetensors"], "none.safetensors: no such prior"),
         (["--device=abacus"], "--device abacus"),
     ],
 )

@@ -303,7 +303,13 @@ def make_prior(section: NetworkSection | GaussianSection, grid: ImageSection) ->
     if isinstance(section, GaussianSection):
         return gaussian_prior(section, grid)
     path, shipped = Path(section.file), shipped_folder("problems") / "black_hole" / section.file
-    return load_prior(shipped if shipped.is_file() else path, config=section.config)
+    path = shipped if shipped.is_file() else path
+    if not path.exists():
+        raise DataError(
+            f"{path}: no such prior, neither at that path nor in {shipped.parent}. Train one with "
+            "`lmaps prior train`, or take prior 'gaussian', which needs no file."
+        )
+    return load_prior(path, config=section.config)
 
 
 def gaussian_prior(section: GaussianSection, grid: ImageSection) -> GaussianPrior:

@@ -35,7 +35,14 @@ _HOMES = {
     "priors": ("Denoiser", "GaussianPrior", "from_diffusers", "from_function", "load_prior"),
     "problem": ("Problem", "list_problems", "load_problem"),
     "sample": ("InverseProblem", "Result", "sample"),
-    "solvers": ("DAPS", "DPS", "LMAPS", "DiffPIR", "REDDiff"),
+    "solvers": (
+        "DAPS",
+        "DPS",
+        "LMAPS",
+        "DiffPIR",
+        "REDDiff",
+        "regularised_maximum_likelihood",
+    ),
     "training": ("TrainingSettings", "train"),
 }
 _WHERE = {name: home for home, names in _HOMES.items() for name in names}

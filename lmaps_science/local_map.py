@@ -19,7 +19,8 @@ from torch import Tensor
 
 from lmaps_science.arrays import inner, norm, per_sample
 from lmaps_science.linalg import conjugate_gradient, lbfgs
-from lmaps_science.misfit import Misfit
+from lmaps_science.misfit import GaussianMisfit, Misfit
+from lmaps_science.priors.covariance import Covariance
 
 __all__ = [
     "LBFGS",
@@ -33,13 +34,26 @@ __all__ = [
 
 @dataclass(frozen=True)
 class LocalProblem:
-    """``J(z)`` of one noise level: the denoised image, the misfit, and the two weights."""
+    r"""The local problem of one noise level, in coordinates in which the prior term is round.
+
+    Without a ``covariance``, ``J`` is that of the module's head and the coordinates ``w`` are the
+    image ``z`` itself. With the prior's covariance ``C``, the isotropic ``sigma^2 I`` gives way to
+
+    .. math:: \Sigma = \sigma^2 G, \quad G = C (C + \sigma^2 I)^{-1}, \qquad
+              z = m + G^{1/2} (w - m)
+
+    which is the posterior covariance of a Gaussian prior, and TMPD's ``sigma^2 J`` for it: at high
+    noise the estimate moves only where and as images of the prior do.
+
+    Solvers minimise over ``w``, starting at ``w = m``; :meth:`image` takes the result to ``z``.
+    """
 
     denoised: Tensor
     misfit: Misfit
     sigma: float
     kappa1: float
     kappa2: float
+    covariance: Covariance | None = None
 
     @property
     def prior_weight(self) -> float:
@@ -51,21 +65,33 @@ class LocalProblem:
         """``w_d kappa2``, times the misfit's unit."""
         return (1 - self.prior_weight) * self.kappa2 * self.misfit.objective_scale
 
-    def __call__(self, z: Tensor) -> Tensor:
-        """J of each image, (B,)."""
-        away = z - self.denoised
-        return 0.5 * self.prior_weight * inner(away, away) + self.misfit_weight * self.misfit(z)
+    def image(self, w: Tensor) -> Tensor:
+        """The image ``z`` of coordinates ``w``, both (B, C, H, W)."""
+        return w if self.covariance is None else self.denoised + self.root(w - self.denoised)
 
-    def gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """The gradient of J, like ``z``, and the values (B,)."""
-        slope, misfit = self.misfit.gradient(z)
-        away = z - self.denoised
+    def __call__(self, w: Tensor) -> Tensor:
+        """J of each image, (B,)."""
+        away = w - self.denoised
+        misfit = self.misfit(self.image(w))
+        return 0.5 * self.prior_weight * inner(away, away) + self.misfit_weight * misfit
+
+    def gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradient of J by the coordinates, like ``w``, and the values (B,)."""
+        slope, misfit = self.misfit.gradient(self.image(w))
+        away = w - self.denoised
         value = 0.5 * self.prior_weight * inner(away, away) + self.misfit_weight * misfit
-        return self.prior_weight * away + self.misfit_weight * slope, value
+        return self.prior_weight * away + self.misfit_weight * self.root(slope), value
+
+    def root(self, x: Tensor) -> Tensor:
+        """``G^(1/2) x``."""
+        if self.covariance is None:
+            return x
+        values = self.covariance.eigenvalues
+        return self.covariance.apply(x, (values / (values + self.sigma**2)).sqrt())
 
 
 class LocalSolver(Protocol):
-    """Anything that takes a :class:`LocalProblem` to (an approximation of) its minimiser."""
+    """Anything that takes a :class:`LocalProblem` to the coordinates of its minimiser, or near."""
 
     requires: frozenset[str]
 
@@ -157,13 +183,13 @@ class ConjugateGradient:
 
     def __call__(self, problem: LocalProblem) -> Tensor:
         misfit = problem.misfit
-        zero = torch.zeros_like(problem.denoised)
-        at_zero = misfit.gradient(zero)[0]
+        operator = misfit.operator.linear
+        assert isinstance(misfit, GaussianMisfit), "requires gaussian"
+        assert operator is not None, "requires linear"
 
-        def curvature(d: Tensor) -> Tensor:  # the misfit is quadratic: its gradient is affine
-            return problem.prior_weight * d + problem.misfit_weight * (
-                misfit.gradient(d)[0] - at_zero
-            )
+        def curvature(d: Tensor) -> Tensor:
+            pulled = operator.adjoint(operator(problem.root(d)) / misfit.sigma**2)
+            return problem.prior_weight * d + problem.misfit_weight * problem.root(pulled)
 
         b = -problem.gradient(problem.denoised)[0]
         step = conjugate_gradient(

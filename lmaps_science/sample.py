@@ -74,6 +74,8 @@ class InverseProblem(Movable):
             has.add("linear")
         if isinstance(linear, SVDOperator):
             has.add("svd")
+        if self.prior.covariance is not None:
+            has.add("covariance")
         return frozenset(has)
 
     def like(self, batch: int) -> Tensor:
@@ -137,6 +139,7 @@ class _CountedPrior(Denoiser):
     ) -> None:
         self.prior, self.counts, self.autocast = prior, counts, autocast
         self.image_shape, self.value_range = prior.image_shape, prior.value_range
+        self.covariance = prior.covariance
 
     def _denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
         self.counts["denoiser_calls"] += 1

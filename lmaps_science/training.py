@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from lmaps_science.io.files import atomic_write
 from lmaps_science.noise import SampleNoise, edm_schedule
 from lmaps_science.priors.checkpoints import save_prior
+from lmaps_science.priors.covariance import LowRankCovariance
 from lmaps_science.priors.networks import NetworkDenoiser, build_network
 
 __all__ = ["ArrayImages", "Images", "TrainingSettings", "train"]
@@ -75,6 +76,8 @@ class TrainingSettings:
     ``log_sigma_mean`` and ``log_sigma_std`` are those of the log-normal noise levels seen in
     training; ``precision`` is ``"no"`` (float32) or ``"bf16"`` (autocast); ``ema_decay`` is reached
     after a warm-up; the learning rate rises for ``warmup`` steps and falls to 0 along a cosine.
+    The weights are stored with ``covariance_rank`` principal components of ``covariance_images``
+    training images (0 for none); ``LMAPS(covariance="prior")`` uses them.
     """
 
     steps: int = 20_000
@@ -89,6 +92,8 @@ class TrainingSettings:
     seed: int = 0
     validate_every: int = 500
     validation_images: int = 128
+    covariance_rank: int = 200
+    covariance_images: int = 4000
 
     def __post_init__(self) -> None:
         if self.precision not in ("no", "bf16"):
@@ -198,6 +203,7 @@ def train(
             started = time.monotonic()
             if accelerator.is_main_process:
                 bands = run.validate(validation, accelerator.device)
+                run.measure_covariance(images)
                 run.history.append(
                     {"step": run.step, "training_loss": float(np.mean(recent)), "bands": bands}
                 )
@@ -224,6 +230,7 @@ class _Run:
             self.network.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=0
         )
         self.step, self.seconds, self.history = 0, 0.0, []
+        self.covariance: LowRankCovariance | None = None
 
     def to(self, device: torch.device) -> None:
         self.ema.to(device)
@@ -234,7 +241,16 @@ class _Run:
             average.lerp_(value.detach(), 1 - decay)
 
     def denoiser(self) -> NetworkDenoiser:
-        return NetworkDenoiser(self.ema, tuple(self.config["image_shape"]), (-1.0, 1.0))
+        return NetworkDenoiser(
+            self.ema, tuple(self.config["image_shape"]), (-1.0, 1.0), covariance=self.covariance
+        )
+
+    def measure_covariance(self, images: Images) -> None:
+        rank = min(self.settings.covariance_rank, self.settings.covariance_images - 1)
+        rank = min(rank, math.prod(self.config["image_shape"]))
+        if rank > 0 and self.covariance is None:
+            x0 = 2 * torch.from_numpy(images.batch(0, self.settings.covariance_images)) - 1
+            self.covariance = LowRankCovariance.from_images(x0, rank)
 
     def save(self, folder: Path, description: str) -> None:
         state = {
@@ -332,7 +348,7 @@ def sample_sheet(denoiser: NetworkDenoiser, path: Path, count: int = 32, seed: i
     for k, axis in enumerate(np.atleast_1d(figure.subplots(math.ceil(count / 8), 8)).flat):
         axis.set_axis_off()
         if k < count:
-            axis.imshow(shown[k].cpu(), cmap="afmhot", vmin=low, vmax=high)
+            axis.imshow(shown[k].cpu().numpy(), cmap="afmhot", vmin=low, vmax=high)
     figure.tight_layout(pad=0.2)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=80)

@@ -10,6 +10,7 @@ from lmaps_science.priors import (
     DiagonalCovariance,
     GaussianMixturePrior,
     GaussianPrior,
+    LowRankCovariance,
     StationaryCovariance,
 )
 
@@ -245,3 +246,25 @@ def test_singular_covariance_has_no_density_without_noise():
 def test_refusals(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_principal_components_recover_a_low_rank_covariance():
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(rand(PIXELS, 3, seed=5))[0].T
+    variances = torch.tensor([4.0, 1.0, 0.25]).double()
+    weights = torch.randn(40_000, 3, generator=generator, dtype=torch.float64)
+    images = 0.7 + ((weights * variances.sqrt()) @ basis).reshape(-1, *SHAPE)
+    found = LowRankCovariance.from_images(images, rank=4)
+    torch.testing.assert_close(found.eigenvalues[:3], variances, rtol=0.05, atol=0)
+    assert found.eigenvalues[3] < 1e-10
+    expected = basis.T @ (variances[:, None] * basis)
+    torch.testing.assert_close(found.dense(), expected, rtol=0, atol=0.1)
+    x = rand(2, *SHAPE, seed=6)
+    applied = found.apply(x, found.eigenvalues).flatten(1)
+    torch.testing.assert_close(applied, x.flatten(1) @ found.dense())
+
+
+@pytest.mark.parametrize("rank", [0, 10, 50])
+def test_principal_components_refuse_too_high_a_rank(rank):
+    with pytest.raises(ValueError, match="rank"):
+        LowRankCovariance.from_images(rand(10, *SHAPE), rank)

@@ -21,7 +21,12 @@ from lmaps_science.io import read_netcdf
 from lmaps_science.local_map import LBFGS, BarzilaiBorwein, ConjugateGradient, GradientSteps
 from lmaps_science.misfit import GaussianMisfit, Misfit
 from lmaps_science.operators import Affine
-from lmaps_science.priors import DiagonalCovariance, GaussianPrior, StationaryCovariance
+from lmaps_science.priors import (
+    DiagonalCovariance,
+    GaussianPrior,
+    StationaryCovariance,
+    from_function,
+)
 from lmaps_science.sample import InverseProblem, NonFiniteError, State, sample
 from lmaps_science.solvers import DAPS, DPS, LMAPS, Metropolis
 
@@ -124,6 +129,16 @@ def test_lmaps_with_fresh_noise_has_the_posterior_mean(rho):
     problem = isotropic_problem()
     solver = LMAPS(30, rho=rho, local=ExactCovariance(0.6), sigma_max=300, sigma_min=1e-2)
     assert off(push_forward(problem, solver)[0], exact_posterior(problem)[0]) < 1e-4
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.5, 1.0])
+def test_lmaps_with_the_covariance_of_a_correlated_prior_has_the_exact_posterior_mean(rho):
+    operator = dense_svd()
+    y = operator(torch.ones(1, *SHAPE, dtype=torch.float64))
+    problem = inverse_problem(GaussianMisfit(operator, y, 0.5))
+    local = ConjugateGradient(100, 1e-13)
+    solver = LMAPS(40, rho=rho, local=local, sigma_max=300, sigma_min=1e-3, covariance="prior")
+    assert off(push_forward(problem, solver)[0], exact_posterior(problem)[0]) < 1e-3
 
 
 def test_lmaps_with_an_isotropic_covariance_finds_the_map_of_a_correlated_prior():
@@ -349,9 +364,14 @@ def test_parts_of_a_problem_must_fit():
 
 def test_what_problems_provide():
     nonlinear = inverse_problem(gaussian_complex_nonlinear())
-    assert nonlinear.provides == {"differentiable", "gaussian"}
-    assert linear_problem().provides == {"differentiable", "gaussian", "linear", "svd"}
-    assert closure_problem().provides == {"differentiable"}
+    assert nonlinear.provides == {"differentiable", "gaussian", "covariance"}
+    assert linear_problem().provides == nonlinear.provides | {"linear", "svd"}
+    assert closure_problem().provides == {"differentiable", "covariance"}
+    prior = from_function(lambda x, sigma: x, (1, 6, 5))
+    bare = replace(linear_problem(), prior=prior)
+    assert "covariance" not in bare.provides
+    with pytest.raises(ValueError, match="covariance"):
+        sample(bare, LMAPS(3, covariance="prior"), progress=False)
 
 
 def test_autocast_is_for_the_denoiser_alone():

@@ -20,7 +20,14 @@ CONFIG = {
     "attn_resolutions": [],
 }
 SETTINGS = TrainingSettings(
-    steps=40, batch_size=8, learning_rate=3e-3, warmup=5, validate_every=20, validation_images=8
+    steps=40,
+    batch_size=8,
+    learning_rate=3e-3,
+    warmup=5,
+    validate_every=20,
+    validation_images=8,
+    covariance_rank=4,
+    covariance_images=32,
 )
 
 
@@ -40,6 +47,8 @@ def test_training_lowers_the_loss_and_writes_everything(tmp_path):
     assert facts["validation"]["bands"] == last["bands"]
     assert (tmp_path / "samples.png").read_bytes()[:4] == b"\x89PNG"
     prior = load_prior(path)
+    level = torch.full((1, 8, 8), 1 / 8.0)  # the images are constant: one component has it all
+    torch.testing.assert_close(prior.covariance.components[0].abs(), level, rtol=2e-3, atol=0)
     x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     assert prior(x, 1.0).shape == x.shape
     assert sorted(p.name for p in tmp_path.iterdir()) == [

@@ -1,24 +1,27 @@
 """Priors: everything that denoises, behind one callable ``D(x, sigma)``."""
 
 from lmaps_science.priors.adapters import from_diffusers, from_function
-from lmaps_science.priors.analytic import (
-    DenseCovariance,
-    DiagonalCovariance,
-    GaussianMixturePrior,
-    GaussianPrior,
-    StationaryCovariance,
-)
+from lmaps_science.priors.analytic import GaussianMixturePrior, GaussianPrior
 from lmaps_science.priors.base import Denoiser
 from lmaps_science.priors.checkpoints import load_prior, prior_info, save_prior
+from lmaps_science.priors.covariance import (
+    Covariance,
+    DenseCovariance,
+    DiagonalCovariance,
+    LowRankCovariance,
+    StationaryCovariance,
+)
 from lmaps_science.priors.networks import NetworkDenoiser, build_network
 from lmaps_science.priors.state_dicts import infer_config
 
 __all__ = [
+    "Covariance",
     "Denoiser",
     "DenseCovariance",
     "DiagonalCovariance",
     "GaussianMixturePrior",
     "GaussianPrior",
+    "LowRankCovariance",
     "NetworkDenoiser",
     "StationaryCovariance",
     "build_network",

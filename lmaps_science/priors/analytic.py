@@ -6,119 +6,16 @@ quick priors where no network exists, and as the toy example of LMAPS (appendix 
 
 from __future__ import annotations
 
-import copy
 import math
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lmaps_science.priors.base import Denoiser
+from lmaps_science.priors.covariance import Covariance
 
 _LOG_2PI = math.log(2 * math.pi)
-
-
-class Covariance(ABC):
-    """A covariance of images with a known orthonormal eigenbasis.
-
-    Any function of it costs one change of basis there and back: ``f(C) x =
-    synthesise(f(eigenvalues) * analyse(x))``.
-
-    Attributes:
-        eigenvalues: ``(C, H, W)``, real and non-negative, in the units of the image squared.
-    """
-
-    eigenvalues: Tensor
-
-    @abstractmethod
-    def analyse(self, x: Tensor) -> Tensor:
-        """Coefficients (B, C, H, W) of ``x`` (B, C, H, W) in the eigenbasis."""
-
-    @abstractmethod
-    def synthesise(self, coefficients: Tensor) -> Tensor:
-        """Inverse of :meth:`analyse`."""
-
-    def apply(self, x: Tensor, gain: Tensor) -> Tensor:
-        """Multiply the coefficients of ``x`` by ``gain`` (broadcast against (B, C, H, W))."""
-        return self.synthesise(gain * self.analyse(x))
-
-    def dense(self) -> Tensor:
-        """The matrix ``(d, d)``, d = C H W; for small images."""
-        shape, d = self.eigenvalues.shape, self.eigenvalues.numel()
-        unit = torch.eye(d, dtype=self.eigenvalues.dtype, device=self.eigenvalues.device)
-        return self.apply(unit.reshape(d, *shape), self.eigenvalues).reshape(d, d)
-
-    def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> Covariance:
-        """Copy with its tensors moved."""
-        moved = copy.copy(self)
-        for name, value in vars(self).items():
-            if isinstance(value, Tensor):
-                setattr(moved, name, value.to(device=device, dtype=dtype))
-        return moved
-
-
-class DiagonalCovariance(Covariance):
-    """Independent pixels with a ``variance`` image (C, H, W)."""
-
-    def __init__(self, variance: Tensor) -> None:
-        self.eigenvalues = _spectrum(variance, "variance")
-
-    def analyse(self, x: Tensor) -> Tensor:
-        return x
-
-    def synthesise(self, coefficients: Tensor) -> Tensor:
-        return coefficients
-
-
-class StationaryCovariance(Covariance):
-    """Periodic images whose correlation depends on the distance alone.
-
-    Args:
-        power_spectrum: ``(C, H, W)`` on the grid of ``torch.fft.fft2``: the variance of each
-            coefficient of the orthonormal transform. Its mean over the grid is the pixel variance;
-            it is symmetric, S(-k) = S(k). Channels are independent.
-    """
-
-    def __init__(self, power_spectrum: Tensor) -> None:
-        self.eigenvalues = _spectrum(power_spectrum, "power_spectrum")
-        mirrored = power_spectrum.flip((-2, -1)).roll((1, 1), (-2, -1))
-        if not torch.allclose(power_spectrum, mirrored, rtol=1e-4):
-            raise ValueError(
-                "StationaryCovariance: real images have a symmetric power spectrum, S(-k) = S(k), "
-                "on the grid of torch.fft.fft2 (zero frequency first); use torch.fft.ifftshift if "
-                "yours has the zero frequency in the centre."
-            )
-
-    def analyse(self, x: Tensor) -> Tensor:
-        return torch.fft.fft2(x, norm="ortho")
-
-    def synthesise(self, coefficients: Tensor) -> Tensor:
-        return torch.fft.ifft2(coefficients, norm="ortho").real
-
-
-class DenseCovariance(Covariance):
-    """Any covariance ``matrix`` (d, d) of images with d = C H W pixels; for small images."""
-
-    def __init__(self, matrix: Tensor, image_shape: tuple[int, int, int]) -> None:
-        d = math.prod(image_shape)
-        if matrix.shape != (d, d) or not torch.allclose(matrix, matrix.T, rtol=1e-4):
-            raise ValueError(
-                f"DenseCovariance: expected a symmetric matrix of shape ({d}, {d}) for images "
-                f"{tuple(image_shape)}, got {tuple(matrix.shape)}."
-            )
-        values, self.vectors = torch.linalg.eigh(matrix)
-        # Rounding leaves the null space slightly negative.
-        values = torch.where(values.abs() < 1e-6 * values.abs().max(), values.clamp(min=0), values)
-        self.eigenvalues = _spectrum(values.reshape(image_shape), "eigenvalues of the matrix")
-
-    def analyse(self, x: Tensor) -> Tensor:
-        return (x.flatten(1) @ self.vectors).reshape(x.shape)
-
-    def synthesise(self, coefficients: Tensor) -> Tensor:
-        return (coefficients.flatten(1) @ self.vectors.T).reshape(coefficients.shape)
 
 
 class GaussianPrior(Denoiser):
@@ -310,15 +207,6 @@ class GaussianMixturePrior(Denoiser):
                 "at sigma = 0; give a positive sigma."
             )
         return self._log_joint(x, levels)[0].logsumexp(dim=1)
-
-
-def _spectrum(values: Tensor, name: str) -> Tensor:
-    if values.ndim != 3 or not bool((torch.isfinite(values) & (values >= 0)).all()):
-        raise ValueError(
-            f"covariance: {name} must be of shape (C, H, W), finite and not negative, got shape "
-            f"{tuple(values.shape)} with minimum {float(values.min()):.3g}."
-        )
-    return values
 
 
 def _column(values: Tensor) -> Tensor:

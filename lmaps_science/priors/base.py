@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lmaps_science.priors.covariance import Covariance
+
 
 class Denoiser(ABC):
     r"""A prior over images, known through its minimum mean square error denoiser.
@@ -25,12 +27,15 @@ class Denoiser(ABC):
         image_shape: ``(C, H, W)`` of one image in model space.
         value_range: ``(low, high)``, the nominal range of model space (dimensionless); it is
             information for scaling and display and is not enforced.
+        covariance: that of clean images, exact or approximate, where it is known; solvers may use
+            it to say how uncertain a denoised image is.
 
     Source: Karras et al. 2022, arXiv:2206.00364, eq. 2-3.
     """
 
     image_shape: tuple[int, int, int]
     value_range: tuple[float, float]
+    covariance: Covariance | None = None
 
     def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Denoise ``x``.

@@ -17,12 +17,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lmaps_science.io.files import DataError, atomic_write, require_file, sha256
+from lmaps_science.priors.covariance import LowRankCovariance
 from lmaps_science.priors.networks import NetworkDenoiser, PreconditionedNetwork
 from lmaps_science.priors.state_dicts import infer_config, load_weights, normalise
 
 FORMAT = "lmaps-prior"
 FORMAT_VERSION = 1
 _KEY = "lmaps"  # the one entry of the safetensors header that is ours
+_COMPONENTS, _VARIANCES = "covariance.components", "covariance.variances"
 
 
 def save_prior(
@@ -81,6 +83,9 @@ def save_prior(
         name: value.detach().to("cpu", dtype).contiguous()
         for name, value in network.state_dict().items()
     }
+    if isinstance(denoiser.covariance, LowRankCovariance):
+        tensors[_COMPONENTS] = denoiser.covariance.components.to("cpu", dtype).contiguous()
+        tensors[_VARIANCES] = denoiser.covariance.eigenvalues.to("cpu", torch.float32).contiguous()
     broken = [name for name, value in tensors.items() if not bool(torch.isfinite(value).all())]
     if broken:
         raise ValueError(
@@ -127,16 +132,21 @@ def load_prior(
             raise ValueError(f"{path} carries its own configuration; omit config.")
         metadata = prior_info(path)
         state = _read_safetensors(path)
+        covariance = _named(path, _take_covariance, state, device, dtype)
         full = metadata["config"]
         value_range = value_range or tuple(metadata["value_range"])
     else:
+        covariance = None
         state = _read_checkpoint(path, weights)
         metadata = {"description": path.name, "weights": weights, "training": {}}
         full = _named(path, infer_config, state, config)
     network = _named(path, load_weights, full, state, dtype)
     metadata |= {"config": network.config, "sha256": sha256(path), "file": path.name}
     return NetworkDenoiser(
-        network.to(device), value_range=value_range or (-1.0, 1.0), metadata=metadata
+        network.to(device),
+        value_range=value_range or (-1.0, 1.0),
+        metadata=metadata,
+        covariance=covariance,
     )
 
 
@@ -206,6 +216,18 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise DataError(_damaged(path, error)) from error
+
+
+def _take_covariance(
+    state: dict[str, Tensor], device: torch.device | str, dtype: torch.dtype
+) -> LowRankCovariance | None:
+    """Take the covariance out of a file's tensors, where it has one."""
+    if _COMPONENTS not in state or _VARIANCES not in state:
+        return None
+    components = state.pop(_COMPONENTS).to(device, dtype)
+    # Half precision has left them a little too short or too long.
+    components = components / components.flatten(1).norm(dim=1)[:, None, None, None]
+    return LowRankCovariance(components, state.pop(_VARIANCES).to(device, dtype))
 
 
 def _read_checkpoint(path: Path, weights: str) -> dict[str, Tensor]:

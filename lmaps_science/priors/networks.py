@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lmaps_science.priors.adm_unet import ADMUNet
 from lmaps_science.priors.base import Denoiser
+from lmaps_science.priors.covariance import Covariance
 from lmaps_science.priors.edm_unets import DhariwalUNet, SongUNet
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
@@ -276,6 +277,7 @@ class NetworkDenoiser(Denoiser):
         value_range: nominal range of model space.
         autocast: dtype for the inside of the network (``torch.bfloat16``), or None.
         metadata: facts about the prior (source, training, licence), kept for provenance.
+        covariance: that of the images it was trained on, where known.
     """
 
     def __init__(
@@ -286,6 +288,7 @@ class NetworkDenoiser(Denoiser):
         *,
         autocast: torch.dtype | None = None,
         metadata: Mapping[str, Any] | None = None,
+        covariance: Covariance | None = None,
     ) -> None:
         if image_shape is None:
             image_shape = _image_shape(getattr(network, "config", {}))
@@ -294,6 +297,7 @@ class NetworkDenoiser(Denoiser):
         self.value_range = (float(value_range[0]), float(value_range[1]))
         self.autocast = autocast
         self.metadata = dict(metadata or {})
+        self.covariance = covariance
 
     @property
     def device(self) -> torch.device:

@@ -25,13 +25,14 @@ class LMAPS:
         levels: noise levels T.
         kappa1: trust-region scale of the prior; at noise levels above it the data decide. 0 drops
             the prior term: the local solver's early stop is then the only regulariser.
-        kappa2: weight of the data misfit, in the misfit's published unit. None gives it the weight
-            that makes the local covariance ``Sigma`` itself, neither wider nor narrower (kappa = 1).
+        kappa2: weight of the data misfit, in the misfit's published unit. None gives it the one
+            that makes the local covariance neither wider nor narrower than stated (kappa = 1).
         rho: share of fresh noise in a transition: 0 is deterministic (DDIM), 1 renoises fully.
         local: the solver of the local problem; ``GradientSteps(K, lr)`` is the paper's.
         sigma_max, sigma_min: ends of the noise schedule (EDM, power 7).
-        covariance: ``"isotropic"``, the paper's ``kappa sigma^2 I``, or ``"prior"``, which uses the
-            covariance that comes with the prior; see :class:`~lmaps_science.local_map.LocalProblem`.
+        covariance: ``"isotropic"``, the paper's ``kappa sigma^2 I``, or ``"prior"``, which uses
+            the covariance that comes with the prior; see
+            :class:`~lmaps_science.local_map.LocalProblem`.
     """
 
     levels: int = 50

@@ -1,0 +1,182 @@
+"""Covariances of images with a fast square root: exact ones, and the one of a trained prior."""
+
+from __future__ import annotations
+
+import copy
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+
+class Covariance(ABC):
+    """A covariance of images with a known orthonormal eigenbasis.
+
+    Any function of it costs one change of basis there and back: ``f(C) x =
+    synthesise(f(eigenvalues) * analyse(x))``.
+
+    Attributes:
+        eigenvalues: ``(C, H, W)``, real and non-negative, in the units of the image squared.
+    """
+
+    eigenvalues: Tensor
+
+    @abstractmethod
+    def analyse(self, x: Tensor) -> Tensor:
+        """Coefficients (B, C, H, W) of ``x`` (B, C, H, W) in the eigenbasis."""
+
+    @abstractmethod
+    def synthesise(self, coefficients: Tensor) -> Tensor:
+        """Inverse of :meth:`analyse`."""
+
+    def apply(self, x: Tensor, gain: Tensor) -> Tensor:
+        """Multiply the coefficients of ``x`` by ``gain`` (broadcast against (B, C, H, W))."""
+        return self.synthesise(gain * self.analyse(x))
+
+    def dense(self) -> Tensor:
+        """The matrix ``(d, d)``, d = C H W; for small images."""
+        shape, d = self.eigenvalues.shape, self.eigenvalues.numel()
+        unit = torch.eye(d, dtype=self.eigenvalues.dtype, device=self.eigenvalues.device)
+        return self.apply(unit.reshape(d, *shape), self.eigenvalues).reshape(d, d)
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> Covariance:
+        """Copy with its tensors moved."""
+        moved = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(moved, name, value.to(device=device, dtype=dtype))
+        return moved
+
+
+class DiagonalCovariance(Covariance):
+    """Independent pixels with a ``variance`` image (C, H, W)."""
+
+    def __init__(self, variance: Tensor) -> None:
+        self.eigenvalues = _spectrum(variance, "variance")
+
+    def analyse(self, x: Tensor) -> Tensor:
+        return x
+
+    def synthesise(self, coefficients: Tensor) -> Tensor:
+        return coefficients
+
+
+class StationaryCovariance(Covariance):
+    """Periodic images whose correlation depends on the distance alone.
+
+    Args:
+        power_spectrum: ``(C, H, W)`` on the grid of ``torch.fft.fft2``: the variance of each
+            coefficient of the orthonormal transform. Its mean over the grid is the pixel variance;
+            it is symmetric, S(-k) = S(k). Channels are independent.
+    """
+
+    def __init__(self, power_spectrum: Tensor) -> None:
+        self.eigenvalues = _spectrum(power_spectrum, "power_spectrum")
+        mirrored = power_spectrum.flip((-2, -1)).roll((1, 1), (-2, -1))
+        if not torch.allclose(power_spectrum, mirrored, rtol=1e-4):
+            raise ValueError(
+                "StationaryCovariance: real images have a symmetric power spectrum, S(-k) = S(k), "
+                "on the grid of torch.fft.fft2 (zero frequency first); use torch.fft.ifftshift if "
+                "yours has the zero frequency in the centre."
+            )
+
+    def analyse(self, x: Tensor) -> Tensor:
+        return torch.fft.fft2(x, norm="ortho")
+
+    def synthesise(self, coefficients: Tensor) -> Tensor:
+        return torch.fft.ifft2(coefficients, norm="ortho").real
+
+
+class DenseCovariance(Covariance):
+    """Any covariance ``matrix`` (d, d) of images with d = C H W pixels; for small images."""
+
+    def __init__(self, matrix: Tensor, image_shape: tuple[int, int, int]) -> None:
+        d = math.prod(image_shape)
+        if matrix.shape != (d, d) or not torch.allclose(matrix, matrix.T, rtol=1e-4):
+            raise ValueError(
+                f"DenseCovariance: expected a symmetric matrix of shape ({d}, {d}) for images "
+                f"{tuple(image_shape)}, got {tuple(matrix.shape)}."
+            )
+        values, self.vectors = torch.linalg.eigh(matrix)
+        # Rounding leaves the null space slightly negative.
+        values = torch.where(values.abs() < 1e-6 * values.abs().max(), values.clamp(min=0), values)
+        self.eigenvalues = _spectrum(values.reshape(image_shape), "eigenvalues of the matrix")
+
+    def analyse(self, x: Tensor) -> Tensor:
+        return (x.flatten(1) @ self.vectors).reshape(x.shape)
+
+    def synthesise(self, coefficients: Tensor) -> Tensor:
+        return (coefficients.flatten(1) @ self.vectors.T).reshape(coefficients.shape)
+
+
+class LowRankCovariance(Covariance):
+    r"""The principal components of a set of images: ``C = sum_k lambda_k v_k v_k^T``.
+
+    It says what a trained prior knows before any data: where in the field there can be emission,
+    and how pixels go together. Directions outside the components have no variance.
+
+    Args:
+        components: ``(r, C, H, W)``, orthonormal.
+        variances: ``(r,)``, their eigenvalues, in the units of the image squared.
+    """
+
+    def __init__(self, components: Tensor, variances: Tensor) -> None:
+        if components.ndim != 4 or variances.shape != components.shape[:1]:
+            raise ValueError(
+                f"LowRankCovariance: expected components (r, C, H, W) and variances (r,), got "
+                f"{tuple(components.shape)} and {tuple(variances.shape)}."
+            )
+        self.eigenvalues = _spectrum(variances, "variances", ndim=1)
+        self.components = components
+
+    @classmethod
+    def from_images(cls, images: Tensor, rank: int = 200) -> LowRankCovariance:
+        """The first ``rank`` principal components of ``images`` (n, C, H, W), n > rank.
+
+        Raises:
+            ValueError: too few images for that rank, or values that are not finite.
+        """
+        n, pixels = len(images), images[0].numel()
+        if not 0 < rank < min(n, pixels + 1) or not bool(torch.isfinite(images).all()):
+            raise ValueError(
+                f"LowRankCovariance: a rank of {rank} needs more than {rank} finite images of at "
+                f"least as many pixels, got {n} images of {pixels} pixels. Example: rank=200 of "
+                f"4000 images."
+            )
+        centred = (images - images.mean(0)).flatten(1)
+        # Subspace iteration, with a fixed start so that the result is reproducible.
+        generator = torch.Generator().manual_seed(0)
+        extra = min(rank + 20, n - 1, pixels)
+        basis = torch.randn(pixels, extra, generator=generator).to(centred)
+        for _ in range(6):
+            basis = torch.linalg.qr(centred.T @ (centred @ basis))[0]
+        _, values, rows = torch.linalg.svd(centred @ basis, full_matrices=False)
+        components = (rows @ basis.T)[:rank].reshape(rank, *images.shape[1:])
+        return cls(components, values[:rank] ** 2 / n)
+
+    def analyse(self, x: Tensor) -> Tensor:
+        """Coefficients (B, r) of ``x`` on the components."""
+        return x.flatten(1) @ self.components.flatten(1).T
+
+    def synthesise(self, coefficients: Tensor) -> Tensor:
+        """Images (B, C, H, W) of coefficients (B, r)."""
+        image = coefficients @ self.components.flatten(1)
+        return image.reshape(-1, *self.components.shape[1:])
+
+    def dense(self) -> Tensor:
+        """The matrix ``(d, d)``, d = C H W; for small images."""
+        rows = self.components.flatten(1)
+        return rows.T @ (self.eigenvalues[:, None] * rows)
+
+
+def _spectrum(values: Tensor, name: str, ndim: int = 3) -> Tensor:
+    if values.ndim != ndim or not bool((torch.isfinite(values) & (values >= 0)).all()):
+        raise ValueError(
+            f"covariance: {name} must be of shape {'(C, H, W)' if ndim == 3 else '(r,)'}, finite "
+            f"and not negative, got shape {tuple(values.shape)} with minimum "
+            f"{float(values.min()):.3g}."
+        )
+    return values

@@ -16,7 +16,7 @@ LEVELS = [  # modules and sub-packages, each one unit; siblings on a level do no
     {"operators", "priors"},
     {"physics", "misfit"},
     {"local_map", "sample"},
-    {"solvers", "training"},
+    {"solvers", "training", "modes"},
     {"problem"},
     {"runner", "plots", "report", "integrations"},
     {"cli"},

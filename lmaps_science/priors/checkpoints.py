@@ -227,7 +227,8 @@ def _take_covariance(
     components = state.pop(_COMPONENTS).to(device, dtype)
     # Half precision has left them a little too short or too long.
     components = components / components.flatten(1).norm(dim=1)[:, None, None, None]
-    return LowRankCovariance(components, state.pop(_VARIANCES).to(device, dtype))
+    variances = state.pop(_VARIANCES).to(device, dtype)
+    return LowRankCovariance(components, variances[:-1], float(variances[-1]))
 
 
 def _read_checkpoint(path: Path, weights: str) -> dict[str, Tensor]:

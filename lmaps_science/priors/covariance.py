@@ -113,23 +113,27 @@ class DenseCovariance(Covariance):
 
 
 class LowRankCovariance(Covariance):
-    r"""The principal components of a set of images: ``C = sum_k lambda_k v_k v_k^T``.
+    r"""The principal components of a set of images, and noise for what they leave over.
+
+    .. math:: C = \sum_k \lambda_k v_k v_k^T + \lambda_0 (I - \sum_k v_k v_k^T)
 
     It says what a trained prior knows before any data: where in the field there can be emission,
-    and how pixels go together. Directions outside the components have no variance.
+    and how pixels go together (probabilistic PCA, Tipping and Bishop 1999).
 
     Args:
-        components: ``(r, C, H, W)``, orthonormal.
-        variances: ``(r,)``, their eigenvalues, in the units of the image squared.
+        components: ``v``, (r, C, H, W), orthonormal.
+        variances: ``lambda``, (r,), in the units of the image squared.
+        residual: ``lambda_0``, the variance in every other direction.
     """
 
-    def __init__(self, components: Tensor, variances: Tensor) -> None:
+    def __init__(self, components: Tensor, variances: Tensor, residual: float = 0.0) -> None:
         if components.ndim != 4 or variances.shape != components.shape[:1]:
             raise ValueError(
                 f"LowRankCovariance: expected components (r, C, H, W) and variances (r,), got "
                 f"{tuple(components.shape)} and {tuple(variances.shape)}."
             )
-        self.eigenvalues = _spectrum(variances, "variances", ndim=1)
+        values = torch.cat([variances, variances.new_tensor([residual])])
+        self.eigenvalues = _spectrum(values, "variances", ndim=1)
         self.components = components
 
     @classmethod
@@ -155,10 +159,12 @@ class LowRankCovariance(Covariance):
             basis = torch.linalg.qr(centred.T @ (centred @ basis))[0]
         _, values, rows = torch.linalg.svd(centred @ basis, full_matrices=False)
         components = (rows @ basis.T)[:rank].reshape(rank, *images.shape[1:])
-        return cls(components, values[:rank] ** 2 / n)
+        variances = values[:rank] ** 2 / n
+        left = float(centred.square().sum() / n - variances.sum()) / max(pixels - rank, 1)
+        return cls(components, variances, max(left, 0.0))
 
     def analyse(self, x: Tensor) -> Tensor:
-        """Coefficients (B, r) of ``x`` on the components."""
+        """Coefficients (B, r) of ``x`` on the components; the rest of ``x`` is left out."""
         return x.flatten(1) @ self.components.flatten(1).T
 
     def synthesise(self, coefficients: Tensor) -> Tensor:
@@ -166,10 +172,15 @@ class LowRankCovariance(Covariance):
         image = coefficients @ self.components.flatten(1)
         return image.reshape(-1, *self.components.shape[1:])
 
+    def apply(self, x: Tensor, gain: Tensor) -> Tensor:
+        """Multiply the components of ``x`` by ``gain[:r]``, and what is left by ``gain[r]``."""
+        return gain[-1] * x + self.synthesise((gain[:-1] - gain[-1]) * self.analyse(x))
+
     def dense(self) -> Tensor:
         """The matrix ``(d, d)``, d = C H W; for small images."""
-        rows = self.components.flatten(1)
-        return rows.T @ (self.eigenvalues[:, None] * rows)
+        rows, residual = self.components.flatten(1), self.eigenvalues[-1]
+        unit = torch.eye(rows.shape[1], dtype=rows.dtype, device=rows.device)
+        return residual * unit + rows.T @ ((self.eigenvalues[:-1] - residual)[:, None] * rows)
 
 
 def _spectrum(values: Tensor, name: str, ndim: int = 3) -> Tensor:

@@ -112,7 +112,7 @@ def move(
     if isinstance(value, Tensor):
         if dtype is None or not (value.is_floating_point() or value.is_complex()):
             return value.to(device=device)
-        partner = complex_dtype(dtype) if value.is_complex() else real_dtype(dtype)
+        partner = complex_dtype(dtype) if value.is_complex() else dtype
         return value.to(device=device, dtype=partner)
     if isinstance(value, Movable):
         return value.to(device=device, dtype=dtype)
@@ -131,7 +131,16 @@ class Movable:
     def to(
         self: Self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> Self:
-        """Copy with every tensor attribute moved; see `move`."""
+        """Copy with every tensor attribute moved; see `move`.
+
+        Raises:
+            TypeError: `dtype` is not a real floating-point one.
+        """
+        if dtype is not None and not dtype.is_floating_point:
+            raise TypeError(
+                f"{type(self).__name__}.to: expected a real floating-point dtype, got {dtype}; "
+                "complex tensors take its complex partner. Pass e.g. dtype=torch.float64."
+            )
         moved = copy.copy(self)
         for name, value in vars(self).items():
             object.__setattr__(moved, name, move(value, device, dtype))  # works when frozen, too

@@ -82,7 +82,8 @@ class Operator(Movable):
             if tensor.device != x.device or real_dtype(tensor.dtype) != real_dtype(x.dtype):
                 raise ValueError(
                     f"{owner}: image is {x.dtype} on {x.device}, the operator holds {tensor.dtype} "
-                    f"on {tensor.device}. Move one, e.g. operator.to(x.device, x.dtype)."
+                    f"on {tensor.device}. Move one, e.g. operator.to({str(x.device)!r}, "
+                    f"{real_dtype(x.dtype)})."
                 )
 
     def _check_data(self, y: Tensor) -> None:
@@ -102,7 +103,7 @@ class Operator(Movable):
     @property
     def like(self) -> Tensor:
         """An empty real tensor on its device, in its dtype: `x.to(operator.like)` moves x there."""
-        tensor = next(iter(self._tensors()), torch.empty(0))
+        tensor = next(iter(self._tensors()), torch.empty(0, dtype=torch.float32))
         return torch.empty(0, dtype=real_dtype(tensor.dtype), device=tensor.device)
 
     def __repr__(self) -> str:

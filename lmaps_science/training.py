@@ -229,7 +229,8 @@ class _Run:
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=0
         )
-        self.step, self.seconds, self.history = 0, 0.0, []
+        self.step, self.seconds = 0, 0.0
+        self.history: list[dict[str, Any]] = []
         self.covariance: LowRankCovariance | None = None
 
     def to(self, device: torch.device) -> None:

@@ -68,3 +68,9 @@ def test_move_keeps_the_original_and_pairs_dtypes():
     assert moved.complex.dtype == torch.complex128
     assert moved.index.dtype == torch.int64
     assert holder.real.dtype == holder.network.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
+def test_moving_takes_real_floating_point_dtypes(dtype):
+    with pytest.raises(TypeError, match="real floating-point dtype"):
+        arrays.Movable().to(dtype=dtype)

@@ -120,8 +120,12 @@ def test_composition_checks_shapes_and_keeps_linearity():
 
 
 def test_precision_mismatch_says_how_to_move():
-    with pytest.raises(ValueError, match=r"operator.to\(x.device, x.dtype\)"):
-        dense_svd()(torch.zeros(1, 1, 6, 5))
+    operator = dense_svd()
+    for dtype in (torch.float32, torch.complex64):  # a complex image takes the real partner
+        x = torch.zeros(1, 1, 6, 5, dtype=dtype)
+        with pytest.raises(ValueError, match=r"operator\.to\('cpu', torch\.float32\)"):
+            operator(x)
+    assert (operator.to("cpu", torch.float32)(torch.zeros(1, 1, 6, 5)) == 0).all()
 
 
 def test_operators_that_override_only_vjp_share_it_with_pullback():

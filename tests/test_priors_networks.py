@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lmaps_science.priors import NetworkDenoiser, build_network
+from lmaps_science.priors import DiagonalCovariance, NetworkDenoiser, build_network
 from lmaps_science.priors.layers import Conv, attend
 
 SONG = {
@@ -291,3 +291,12 @@ def test_to_refuses_a_dtype_that_cannot_compute():
 def test_a_network_without_config_needs_an_image_shape():
     with pytest.raises(ValueError, match="image_shape must be"):
         NetworkDenoiser(torch.nn.Identity())
+
+
+def test_the_covariance_moves_with_its_network():
+    covariance = DiagonalCovariance(torch.ones(1, 8, 8))
+    prior = NetworkDenoiser(random_network(SONG), covariance=covariance)
+    moved = prior.to(dtype=torch.float64)
+    assert moved.covariance.eigenvalues.dtype == torch.float64
+    assert prior.covariance is covariance
+    assert covariance.eigenvalues.dtype == torch.float32

@@ -362,6 +362,18 @@ def test_parts_of_a_problem_must_fit():
         inverse_problem(gaussian_real(), prior=lambda shape: dense_gaussian((1, 5, 6)))
 
 
+def test_problems_move_with_all_their_parts():
+    problem = linear_problem()
+    moved = problem.to(dtype=torch.float32)
+    for part in (moved.prior.mean, moved.prior.covariance.vectors, moved.misfit.y, moved.like(1)):
+        assert part.dtype == torch.float32
+    assert problem.prior.mean.dtype == problem.prior.covariance.vectors.dtype == torch.float64
+    x = moved.like(2) + 0.3
+    torch.testing.assert_close(
+        moved.prior(x, 0.5).double(), problem.prior(x.double(), 0.5), rtol=1e-5, atol=1e-5
+    )
+
+
 def test_what_problems_provide():
     nonlinear = inverse_problem(gaussian_complex_nonlinear())
     assert nonlinear.provides == {"differentiable", "gaussian", "covariance"}

@@ -69,8 +69,8 @@ class Visibilities(LinearOperator):
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> Visibilities:
         """Copy on `device` in `dtype`, its tables computed anew in double precision."""
-        moved = super().to(device=device)
-        moved._build(real_dtype(dtype or self.weights.dtype), moved.weights.device)
+        moved = super().to(device=device, dtype=dtype)
+        moved._build(real_dtype(moved.weights.dtype), moved.weights.device)
         return moved
 
     def _check_coordinates(self) -> None:

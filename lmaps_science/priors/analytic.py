@@ -30,6 +30,8 @@ class GaussianPrior(Denoiser):
         value_range: nominal range of the images.
     """
 
+    covariance: Covariance
+
     def __init__(
         self, mean: Tensor, covariance: Covariance, value_range: tuple[float, float] = (-1.0, 1.0)
     ) -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from abc import ABC, abstractmethod
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from lmaps_science.arrays import Movable
 from lmaps_science.priors.covariance import Covariance
 
 
-class Denoiser(ABC):
+class Denoiser(Movable, ABC):
     r"""A prior over images, known through its minimum mean square error denoiser.
 
     .. math:: D(x, \sigma) = E[x_0 \mid x = x_0 + \sigma n], \quad n \sim N(0, I)
@@ -58,20 +57,6 @@ class Denoiser(ABC):
     @abstractmethod
     def _denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Denoise checked ``x`` (B, C, H, W) at ``sigma`` (B,), same dtype and device."""
-
-    def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> Denoiser:
-        """Return a copy with tensors moved to ``device`` and real tensors cast to ``dtype``."""
-        if dtype is not None and not dtype.is_floating_point:
-            raise TypeError(
-                f"a denoiser computes in a floating-point dtype, got {dtype}; "
-                "pass for example dtype=torch.float64."
-            )
-        moved = copy.copy(self)
-        for name, value in vars(self).items():
-            setattr(moved, name, _move(value, device, dtype))
-        return moved
 
     def __repr__(self) -> str:
         low, high = self.value_range
@@ -118,14 +103,3 @@ class Denoiser(ABC):
                 "an image without noise needs no denoiser."
             )
         return sigma.to(device=x.device, dtype=x.dtype).expand(batch)
-
-
-def _move(value: Any, device: torch.device | str | None, dtype: torch.dtype | None) -> Any:
-    if isinstance(value, torch.nn.Module):
-        # Module.to works in place; the original denoiser must keep its own.
-        return copy.deepcopy(value).to(device=device, dtype=dtype)
-    if isinstance(value, Tensor):
-        return value.to(device=device, dtype=dtype if value.is_floating_point() else None)
-    if hasattr(value, "to"):  # another denoiser, a covariance
-        return value.to(device=device, dtype=dtype)
-    return value

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
 
+from lmaps_science.arrays import Movable
 
-class Covariance(ABC):
+
+class Covariance(Movable, ABC):
     """A covariance of images with a known orthonormal eigenbasis.
 
     Any function of it costs one change of basis there and back: ``f(C) x =
@@ -39,16 +40,6 @@ class Covariance(ABC):
         shape, d = self.eigenvalues.shape, self.eigenvalues.numel()
         unit = torch.eye(d, dtype=self.eigenvalues.dtype, device=self.eigenvalues.device)
         return self.apply(unit.reshape(d, *shape), self.eigenvalues).reshape(d, d)
-
-    def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> Covariance:
-        """Copy with its tensors moved."""
-        moved = copy.copy(self)
-        for name, value in vars(self).items():
-            if isinstance(value, Tensor):
-                setattr(moved, name, value.to(device=device, dtype=dtype))
-        return moved
 
 
 class DiagonalCovariance(Covariance):

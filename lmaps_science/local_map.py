@@ -11,6 +11,7 @@ estimate for the prior N(m, kappa sigma^2 I), ``kappa = kappa_2 / kappa_1^2`` in
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -110,6 +111,10 @@ class GradientSteps:
     learning_rate: float = 0.01
     requires = frozenset({"differentiable"})
 
+    def __post_init__(self) -> None:
+        if not (self.steps >= 1 and 0 < self.learning_rate < math.inf):
+            raise ValueError(f"GradientSteps needs steps >= 1 and learning_rate > 0, got {self!r}.")
+
     def __call__(self, problem: LocalProblem) -> Tensor:
         z = problem.denoised
         for _ in range(self.steps):
@@ -128,6 +133,10 @@ class BarzilaiBorwein:
     steps: int = 20
     first_step: float = 0.01
     requires = frozenset({"differentiable"})
+
+    def __post_init__(self) -> None:
+        if not (self.steps >= 1 and 0 < self.first_step < math.inf):
+            raise ValueError(f"BarzilaiBorwein needs steps >= 1 and first_step > 0, got {self!r}.")
 
     def __call__(self, problem: LocalProblem) -> Tensor:
         z, g = problem.denoised, problem.gradient(problem.denoised)[0]
@@ -158,6 +167,13 @@ class LBFGS:
     tolerance: float = 1e-3
     requires = frozenset({"differentiable"})
 
+    def __post_init__(self) -> None:
+        if not (self.iterations >= 2 and self.memory >= 1 and 0 <= self.tolerance < 1):
+            raise ValueError(
+                "LBFGS needs iterations >= 2 (the first evaluates the start), memory >= 1 and "
+                f"0 <= tolerance < 1, got {self!r}."
+            )
+
     def __call__(self, problem: LocalProblem) -> Tensor:
         return lbfgs(
             problem.gradient,
@@ -180,6 +196,12 @@ class ConjugateGradient:
     iterations: int = 50
     tolerance: float = 1e-5
     requires = frozenset({"linear", "gaussian"})
+
+    def __post_init__(self) -> None:
+        if not (self.iterations >= 1 and 0 <= self.tolerance < 1):
+            raise ValueError(
+                f"ConjugateGradient needs iterations >= 1 and 0 <= tolerance < 1, got {self!r}."
+            )
 
     def __call__(self, problem: LocalProblem) -> Tensor:
         misfit = problem.misfit

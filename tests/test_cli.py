@@ -176,6 +176,7 @@ def test_the_public_names_exist_and_sample_stays_a_function():
         (["--set", "solver.method=lmap"], "Did you mean 'lmaps'"),
         (["--set", "solver.levels=many"], "valid integer"),
         (["--set", "solver.levels"], "KEY=VALUE"),
+        (["--set", "solver.local.iterations=-1"], "needs iterations >= "),
         (["--set", "observation.flux=-1"], "greater than 0"),
         (["--set", "observation.systematic=-1"], "systematic is -1"),
         (["--set", "observation.snr_cut=1e9"], "lower snr_cut"),

@@ -143,6 +143,29 @@ def test_conjugate_gradient_takes_affine_operators():
     assert problem.gradient(z)[0].abs().max() < 1e-9
 
 
+NAN, INF = float("nan"), float("inf")
+OUT_OF_RANGE = [
+    (GradientSteps, {"steps": (0, -1), "learning_rate": (0.0, -1.0, NAN, INF)}),
+    (BarzilaiBorwein, {"steps": (0, -1), "first_step": (0.0, -1.0, NAN, INF)}),
+    (LBFGS, {"iterations": (0, -1), "memory": (0, -1), "tolerance": (-1e-3, 1.0, NAN)}),
+    (ConjugateGradient, {"iterations": (0, -1), "tolerance": (-1e-3, 1.0, NAN)}),
+]
+
+
+@pytest.mark.parametrize(
+    ("solver", "option", "wrong"),
+    [(s, option, w) for s, options in OUT_OF_RANGE for option in options for w in options[option]],
+)
+def test_options_out_of_range_are_refused(solver, option, wrong):
+    with pytest.raises(ValueError, match=rf"{solver.__name__} needs .*{option}.*{option}={wrong}"):
+        solver(**{option: wrong})
+
+
+def test_lbfgs_of_one_evaluation_would_stay_where_it_is():
+    with pytest.raises(ValueError, match="the first evaluates the start"):
+        LBFGS(iterations=1)
+
+
 # ---------------------------------------------------------------- black-hole imaging
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from lmaps_science.io.files import atomic_write
+from lmaps_science.io.pytorch import read_tensors, write_tensors
 from lmaps_science.noise import SampleNoise, edm_schedule
 from lmaps_science.priors.checkpoints import save_prior
 from lmaps_science.priors.covariance import LowRankCovariance
@@ -263,8 +264,7 @@ class _Run:
             "seconds": self.seconds,
             "history": self.history,
         }
-        with atomic_write(folder / "state.pt") as temporary:
-            torch.save(state, temporary)
+        write_tensors(folder / "state.pt", state)
         facts = {
             **asdict(self.settings),
             "step": self.step,
@@ -281,11 +281,12 @@ class _Run:
         )
 
     def load(self, path: Path) -> None:
-        state = torch.load(path, weights_only=True, map_location="cpu")
-        if state["config"] != self.config:
+        state = read_tensors(path, "Remove it to start the training afresh.")
+        found = state.get("config") if isinstance(state, dict) else type(state).__name__
+        if found != self.config:
             raise ValueError(
-                f"{path} holds a run of another architecture, {state['config']}; give another "
-                f"folder, or that architecture instead of {self.config}."
+                f"{path} holds a run of another architecture, {found}; give another folder, or "
+                f"that architecture instead of {self.config}."
             )
         self.network.load_state_dict(state["network"])
         self.ema.load_state_dict(state["ema"])

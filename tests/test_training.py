@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from lmaps_science.io import DataError
 from lmaps_science.priors import load_prior, prior_info
 from lmaps_science.training import ArrayImages, TrainingSettings, draw, edm_loss, train
 
@@ -142,6 +143,17 @@ def test_refuses_a_folder_of_another_architecture(tmp_path):
     other = {**CONFIG, "model_channels": 24}
     with pytest.raises(ValueError, match="another architecture"):
         train(other, images(0), images(1), tmp_path, SETTINGS, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "is empty"), (b"text", "no PyTorch file.*Remove it"), (b"PK\x03\x04", "truncated")],
+)
+def test_a_damaged_state_is_named(tmp_path, content, message):
+    (tmp_path / "state.pt").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        train(CONFIG, images(0), images(1), tmp_path, SETTINGS, progress=False)
+    assert (tmp_path / "state.pt").read_bytes() == content
 
 
 def test_divergence_is_reported(tmp_path):

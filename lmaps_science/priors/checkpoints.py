@@ -6,7 +6,6 @@ No loader here executes code from a file.
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lmaps_science.io.files import DataError, atomic_write, require_file, sha256
+from lmaps_science.io.pytorch import read_tensors
 from lmaps_science.priors.covariance import LowRankCovariance
 from lmaps_science.priors.networks import NetworkDenoiser, PreconditionedNetwork
 from lmaps_science.priors.state_dicts import infer_config, load_weights, normalise
@@ -234,25 +234,16 @@ def _take_covariance(
 def _read_checkpoint(path: Path, weights: str) -> dict[str, Tensor]:
     if weights not in ("ema", "net"):
         raise ValueError(f"weights must be 'ema' or 'net', got {weights!r}.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise DataError(
-            f"{path} was refused: it is no checkpoint, or loading it would run code stored inside "
-            f"({_first_line(error)}). Ask its author for a plain state dict, or convert it in a "
-            "sandbox: torch.save({'ema': network.state_dict()}, path)."
-        ) from error
-    except Exception as error:  # whatever a parser says of a foreign file, it is unusable
-        raise DataError(_damaged(path, _first_line(error))) from error
+    content = read_tensors(
+        path,
+        "A prior is a .safetensors file of this package, or a PyTorch state dict, as of "
+        "torch.save({'ema': network.state_dict()}, path): get it anew and compare its sha256.",
+    )
     if isinstance(content, Mapping) and content.keys() & {"ema", "net"}:
         if weights not in content:
             raise DataError(f"{path} holds no {weights!r} weights; try weights='net' or 'ema'.")
         content = content[weights]
     return _named(path, normalise, content)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _named(path: Path, function: Any, *arguments: Any) -> Any:

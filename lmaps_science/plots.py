@@ -48,7 +48,7 @@ def plot_reconstruction(
 ) -> Figure:
     """The images of a reconstruction, and how they fit the data.
 
-    Above: the truth where it is known, the sample that fits the data best, the mean of the samples
+    Above: the truth where it is known, the best sample, the mean of the samples
     (aligned), the same blurred to `blur_uas`, and their standard deviation. Below: the residuals of
     the closure quantities of the best sample, in standard deviations, and the data misfit of every
     sample on its way from noise to image.
@@ -60,7 +60,7 @@ def plot_reconstruction(
         blur_uas: full width at half maximum of the blur.
     """
     data = _dataset(result, problem)
-    best = int(data["misfit"].values[-1].argmin())
+    best = int(data.attrs["best"])
     pixel = abs(float(data["x"][1] - data["x"][0]))
     scale, unit = _scale(data["image"])
     panels = [("truth", data["truth"].values)] if "truth" in data else []
@@ -68,7 +68,7 @@ def plot_reconstruction(
     if data.sizes["sample"] > 1:
         mean = data["image_mean"].values
         blurred = blur(mean[None], blur_uas / pixel)[0, 0].numpy()
-        panels += [(f"mean of {data.sizes['sample']} samples", mean)]
+        panels += [(_mean_title(data), mean)]
         panels += [(f"mean, blurred to {blur_uas:g} µas", blurred)]
         panels += [("standard deviation", data["image_std"].values)]
     else:
@@ -110,12 +110,12 @@ def plot_samples(
 
     Each has the chi2 of its closure phases (phi) and log closure amplitudes (A).
 
-    A dataset with a variable `mode` (sample) is drawn mode by mode.
+    A dataset with a variable `mode` (sample) is drawn mode by mode, the most frequent first.
     """
     data = _dataset(result, problem)
     order = np.arange(data.sizes["sample"])
     if "mode" in data:
-        order = np.argsort(data["mode"].values, kind="stable")
+        order = np.lexsort((data["misfit"].values[-1], data["mode"].values))
     order = order[:most]
     columns = min(len(order), 4 if len(order) <= 8 else math.ceil(math.sqrt(len(order))))
     rows = math.ceil(len(order) / columns)
@@ -164,6 +164,11 @@ def plot_uv(observation: xr.Dataset, path: PATH | None = None) -> Figure:
 
 
 # ---------------------------------------------------------------- parts
+
+
+def _mean_title(data: xr.Dataset) -> str:
+    inside, n = int((data["mode"].values == 0).sum()), data.sizes["sample"]
+    return f"mean of {n} samples" if inside == n else f"mean of mode 0 ({inside} of {n} samples)"
 
 
 def _dataset(result: xr.Dataset | Result, problem: Problem | None) -> xr.Dataset:

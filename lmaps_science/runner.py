@@ -25,29 +25,38 @@ __all__ = ["checkpoint_name", "describe", "metrics_table", "results_folder", "wr
 
 
 def metrics_table(data: xr.Dataset) -> str:
-    """The metrics of an analysed result: mean and spread over the samples, best, mean image."""
+    """The metrics of an analysed result, a column for each mode: mean and spread of its samples.
+
+    The last columns are the best fit and the mean image of mode 0.
+    """
     of_mean = data.attrs.get("metrics_of_mean", {})
-    best = int(data["misfit"].values[-1].argmin())
+    best, modes = int(data.attrs["best"]), data["mode"].values
     several = data.sizes["sample"] > 1
-    rows = [["metric", "samples", "best fit", "mean image", ""] if several else ["metric", "", ""]]
+    found = [modes == k for k in range(modes.max() + 1)]
+    titles = [f"mode {k} ({inside.sum()} of {len(modes)})" for k, inside in enumerate(found)]
+    rows = [["metric", *titles, "best fit", "mean image", ""] if several else ["metric", "", ""]]
     for name in _metrics(data):
         values, unit = data[name].values, data[name].attrs.get("units", "1")
         row = [name, f"{values[best]:.4g}", "" if unit == "1" else unit]
         if several:
-            row[1:1] = ["{:.4g} ± {:.2g}".format(*_mean_and_spread(values, unit))]
-            row[3:3] = [f"{of_mean[name]:.4g}" if name in of_mean else ""]
+            row[1:1] = [_mean_and_spread(values[inside], unit) for inside in found]
+            row[-1:-1] = [f"{of_mean[name]:.4g}" if name in of_mean else ""]
         rows.append(row)
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     lines = ["  ".join(w.ljust(n) for w, n in zip(row, widths, strict=True)) for row in rows]
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _mean_and_spread(values: np.ndarray, unit: str) -> tuple[float, float]:
+def _mean_and_spread(values: np.ndarray, unit: str) -> str:
+    values = values[np.isfinite(values)]  # where there is no ring, it has no diameter
+    if len(values) == 0:
+        return "none"
     if unit != "degree":
-        return float(values.mean()), float(values.std(ddof=1))
+        spread = f" ± {values.std(ddof=1):.2g}" if len(values) > 1 else ""
+        return f"{values.mean():.4g}{spread}"
     direction = np.exp(1j * np.radians(values)).mean()  # angles go round
     spread = np.degrees(np.sqrt(max(-2 * np.log(abs(direction)), 0.0)))
-    return float(np.degrees(np.angle(direction)) % 360), float(spread)
+    return f"{np.degrees(np.angle(direction)) % 360:.4g} ± {spread:.2g}"
 
 
 def describe(data: xr.Dataset) -> str:

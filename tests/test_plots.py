@@ -36,7 +36,7 @@ def titles(figure):
 def test_a_reconstruction_shows_truth_samples_and_spread(data, tmp_path):
     figure = plot_reconstruction(data, path=tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes()[:4] == b"\x89PNG"
-    best = int(data["misfit"].values[-1].argmin())
+    best = data.attrs["best"]
     assert titles(figure) == [
         "truth",
         f"sample {best}, the best fit",

@@ -103,7 +103,7 @@ def test_files_that_are_no_cards(tmp_path, content, message):
         ({"observation.average_seconds": "scans"}, "observation.average_seconds"),
         ({"observation.kind": "simulatoin"}, "observation.kind: there is no.*'simulation'"),
         ({"image.npix": 2.5}, "image.npix: .*got 2.5"),
-        ({"preset": "fast"}, "there is no 'fast'.*default, quick, paper"),
+        ({"preset": "fast"}, "there is no 'fast'.*default, quick, isotropic, paper"),
         ({"solver.method": "lmap"}, "there is no 'lmap'.*'lmaps'"),
         ({"solver.levls": 3}, "LMAPS has no option 'levls'.*'levels'"),
         ({"solver.levels": "many"}, "levels.*valid integer.*got 'many'"),
@@ -129,14 +129,14 @@ def test_unknown_cards_are_suggested():
 def test_overrides_reach_the_preset_in_use():
     card = load_card(M87, {"preset": "paper", "solver.levels": "7", "solver.kappa1": "1e-2"})
     assert card.solver() == LMAPS(7, 0.01, 0.05, local=GradientSteps(200, 0.01))
-    assert card.solver("default").levels == 50
+    assert card.solver("default").levels == 40
 
 
 def test_another_method_starts_with_its_own_defaults():
     assert load_card(M87, {"solver.method": "dps", "solver.levels": 9}).solver() == DPS(9)
     local = {"solver.local.method": "barzilai_borwein", "solver.local.steps": 3}
     assert load_card(M87, local).solver().local == BarzilaiBorwein(3)
-    assert load_card(M87, {"solver.method": "lmaps"}).solver().levels == 50
+    assert load_card(M87, {"solver.method": "lmaps"}).solver().levels == 40
 
 
 def test_overrides_leave_the_content_alone():
@@ -162,7 +162,7 @@ def test_a_measured_problem(measured):
     assert measured.facts["observation"]["file"] == UVFITS.name
     assert len(measured.facts["observation"]["sha256"]) == 64
     assert 24 < measured.resolution_uas < 26
-    assert list(measured.solvers) == ["default", "quick", "paper"]
+    assert list(measured.solvers) == ["default", "quick", "isotropic", "paper"]
 
 
 def test_measured_results_have_rings_and_provenance(measured, tmp_path):

@@ -14,6 +14,7 @@ from lmaps_science import metrics
 from lmaps_science.io import pixel_size_rad
 from lmaps_science.io.images import MICROARCSECOND
 from lmaps_science.misfit import ClosureMisfit
+from lmaps_science.modes import Modes, find_modes
 from lmaps_science.problem.base import Problem
 from lmaps_science.sample import Result
 
@@ -101,23 +102,29 @@ class BlackHoleProblem(Problem):
     def analyse(self, result: Result) -> xr.Dataset:
         """Samples, mean and standard deviation [Jy/pixel], each sample's metrics and residuals.
 
-        Closure quantities do not tell the position, so mean and deviation are those of the samples
-        shifted onto the one that fits best; the metrics of that mean are in the attribute
-        `metrics_of_mean`. The dataset is self-contained: `plots` draws it without the problem.
+        Closure data can have several explanations: `mode` tells which one a sample is, 0 being the
+        most frequent (see `lmaps_science.modes`), and the attribute `best` which sample of mode 0
+        fits best. Mean and deviation are those of mode 0, whose samples are shifted onto that one
+        because closure quantities do not tell the position; the metrics of that mean are in the
+        attribute `metrics_of_mean`. The dataset is self-contained: `plots` draws it without the
+        problem.
         """
         relative = result.samples[:, 0]
         images = self.scale_to_flux(relative)
-        aligned = self._aligned(images, int(result.misfit[-1].argmin()))
+        modes = self.modes(result)
+        aligned = self._aligned(images, modes.best)[modes.labels == 0]
         mean = aligned.mean(axis=0)
         data = result.to_xarray()
         # NetCDF takes str itself, not classes derived from it, as PyTorch's version is.
         data.attrs = {k: str(v) if isinstance(v, str) else v for k, v in data.attrs.items()}
         data["image"].values = images
         data["image_mean"].values = mean
-        data["image_std"].values = aligned.std(axis=0, ddof=1) if len(images) > 1 else 0 * mean
+        data["image_std"].values = aligned.std(axis=0, ddof=1) if len(aligned) > 1 else 0 * mean
         unit = "relative" if self.flux is None else "Jy/pixel"
         for name in ("image", "image_mean", "image_std"):
             data[name].attrs["units"] = unit
+        data["mode"] = ("sample", modes.labels, {"long_name": "explanation, 0: most frequent"})
+        data.attrs["best"] = modes.best
         if self.truth is not None:
             data["truth"] = (("y", "x"), self.truth.values, {"units": "Jy/pixel"})
         for name, values in self.evaluate(relative).items():
@@ -134,6 +141,15 @@ class BlackHoleProblem(Problem):
         data.attrs["metrics_of_mean"] = {name: float(v[0]) for name, v in of_mean.items()}
         data.attrs["resolution_uas"] = self.resolution_uas
         return data
+
+    def modes(self, result: Result) -> Modes:
+        """The explanations of the data that the samples found; see `lmaps_science.modes`.
+
+        Samples belong together when they look alike at 0.4 times the nominal resolution, about what
+        the prior adds to it.
+        """
+        blur = 0.4 * self.resolution_uas / self.pixel_uas
+        return find_modes(result.samples[:, 0], result.misfit[-1], blur_pixels=blur)
 
     def _aligned(self, images: np.ndarray, reference: int) -> np.ndarray:
         if len(images) == 1:

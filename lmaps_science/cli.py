@@ -130,9 +130,9 @@ def run(
     solver = problem.solver
     typer.echo(f"{problem}\n", err=True)
     megabytes = 8 + samples * problem.template.size * 20e-6  # type: ignore[union-attr]
-    with results_folder(out, megabytes) as folder:
-        saved = out.expanduser() / checkpoint_name(problem, solver, samples, seed, batch_size)
-        try:
+    saved = out.expanduser() / checkpoint_name(problem, solver, samples, seed, batch_size)
+    try:
+        with results_folder(out, megabytes) as folder:
             result = sample(
                 problem,
                 solver,
@@ -142,14 +142,15 @@ def run(
                 checkpoint=saved if checkpoint else None,
                 progress=not quiet and sys.stderr.isatty(),
             )
-        except KeyboardInterrupt:
-            again = "the same command goes on from here" if saved.exists() else "nothing was kept"
-            raise KeyboardInterrupt(again) from None
-        analysed = problem.analyse(result)
-        write_results(folder, analysed, sample_fits)
-        plot_reconstruction(analysed, path=folder / "figure.png")
-        if samples > 1:
-            plot_samples(analysed, path=folder / "samples.png")
+            analysed = problem.analyse(result)
+            write_results(folder, analysed, sample_fits)
+            plot_reconstruction(analysed, path=folder / "figure.png")
+            if samples > 1:
+                plot_samples(analysed, path=folder / "samples.png")
+    except KeyboardInterrupt:
+        again = "the same command goes on from here" if saved.exists() else "nothing was kept"
+        raise KeyboardInterrupt(again) from None
+    saved.unlink(missing_ok=True)  # only now: the results are where they belong
     typer.echo(describe(analysed))
     typer.echo(f"\nwritten to {out}/")
 

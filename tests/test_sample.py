@@ -1,3 +1,4 @@
+import time
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,7 +18,7 @@ from registries import (
     red_diff,
 )
 
-from lmaps_science.io import read_netcdf
+from lmaps_science.io import DataError, read_netcdf
 from lmaps_science.local_map import LBFGS, BarzilaiBorwein, ConjugateGradient, GradientSteps
 from lmaps_science.misfit import GaussianMisfit, Misfit
 from lmaps_science.operators import Affine
@@ -209,7 +210,41 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, solver, level):
     assert (resumed.misfit == whole.misfit).all()
     assert (resumed.trajectory == whole.trajectory).all()
     assert resumed.counts == whole.counts
-    assert not file.exists()
+    assert file.exists()  # until the caller has the result in safety
+
+
+def test_a_finished_run_returns_at_once_until_its_checkpoint_is_removed(tmp_path):
+    problem, solver, file = linear_problem(), red_diff(), tmp_path / "run.pt"
+    options = {"batch_size": 2, "trajectory": True, "checkpoint": file}
+    levels = []
+    first = run(problem, solver, 3, **options)
+    before = file.read_bytes()
+    again = run(problem, solver, 3, callback=lambda i, state: levels.append(i), **options)
+    assert levels == []
+    assert file.read_bytes() == before
+    assert again.counts == first.counts
+    for name in ("samples", "misfit", "trajectory"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(first, name))
+
+
+def test_the_time_before_an_interruption_counts(tmp_path, monkeypatch):
+    """A clock on which every level takes a second, and the pause between the runs a thousand."""
+    problem, solver, file = linear_problem(), lmaps(), tmp_path / "run.pt"
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    def callback(i, state):
+        now[0] += 1.0
+        if i == 5 and now[0] < 100:
+            raise Interrupted
+
+    options = {"checkpoint": file, "checkpoint_every": 5, "callback": callback}
+    with pytest.raises(Interrupted):
+        run(problem, solver, **options)
+    now[0] += 1000.0
+    assert run(problem, solver, **options).seconds == 12.0  # the sixth level was done twice
+    now[0] += 1000.0
+    assert run(problem, solver, **options).seconds == 12.0
 
 
 def test_a_run_resumes_after_its_last_level_and_between_batches(tmp_path):
@@ -232,7 +267,19 @@ def test_a_run_resumes_after_its_last_level_and_between_batches(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", ["solver", "seed", "n_samples", "batch_size", "trajectory", "data", "prior"]
+    "change",
+    [
+        "solver",
+        "seed",
+        "n_samples",
+        "batch_size",
+        "trajectory",
+        "autocast",
+        "dtype",
+        "data",
+        "prior",
+        "mean",
+    ],
 )
 def test_a_checkpoint_of_another_run_is_refused(tmp_path, change):
     problem, solver, file = linear_problem(), lmaps(), tmp_path / "run.pt"
@@ -247,6 +294,14 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, change):
         n = 3
     elif change in ("batch_size", "trajectory"):
         options = {change: 1}
+    elif change == "autocast":
+        options = {change: torch.bfloat16}
+    elif change == "dtype":
+        problem = problem.to(dtype=torch.float32)
+    elif change == "mean":  # as two networks of one architecture: their names are the same
+        prior = dense_gaussian()
+        prior.mean = prior.mean + 0.1
+        problem = replace(problem, prior=prior)
     elif change == "data":
         misfit = gaussian_real()
         misfit.y = misfit.y + 0.1
@@ -257,6 +312,37 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, change):
         problem = replace(problem, prior=prior)
     with pytest.raises(ValueError, match="holds another run"):
         run(problem, solver, n, seed, checkpoint=file, **options)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"CDF", "no PyTorch file.*its own checkpoint"),
+        (b"PK\x03\x04", "damaged"),
+    ],
+)
+def test_other_files_are_no_checkpoints_and_stay(tmp_path, content, message):
+    file = tmp_path / "run.pt"
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        run(linear_problem(), lmaps(), checkpoint=file)
+    assert file.read_bytes() == content
+    torch.save({"epoch": 3}, file)
+    with pytest.raises(ValueError, match="holds another run"):
+        run(linear_problem(), lmaps(), checkpoint=file)
+
+
+def test_a_checkpoint_without_a_folder_is_refused_before_anything_runs(tmp_path):
+    calls = []
+    with pytest.raises(DataError, match="mkdir -p"):
+        run(
+            linear_problem(),
+            lmaps(),
+            checkpoint=tmp_path / "none" / "run.pt",
+            callback=lambda i, state: calls.append(i),
+        )
+    assert not calls
 
 
 # ---------------------------------------------------------------- counts, history, errors
@@ -351,7 +437,9 @@ def test_what_a_problem_lacks_is_named_before_anything_runs():
     assert not calls
 
 
-@pytest.mark.parametrize("wrong", [{"n": 0}, {"n": -1}, {"batch_size": 0}, {"batch_size": -2}])
+@pytest.mark.parametrize(
+    "wrong", [{"n": 0}, {"n": -1}, {"batch_size": 0}, {"batch_size": -2}, {"checkpoint_every": 0}]
+)
 def test_wrong_sizes_are_refused(wrong):
     with pytest.raises(ValueError, match="must be at least 1"):
         run(linear_problem(), lmaps(), **wrong)
@@ -382,7 +470,7 @@ def test_what_problems_provide():
     prior = from_function(lambda x, sigma: x, (1, 6, 5))
     bare = replace(linear_problem(), prior=prior)
     assert "covariance" not in bare.provides
-    with pytest.raises(ValueError, match="covariance"):
+    with pytest.raises(ValueError, match="equipped with its prior's covariance"):
         sample(bare, LMAPS(3, covariance="prior"), progress=False)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["DataError", "atomic_write", "require_file", "sha256"]
+__all__ = ["DataError", "atomic_write", "require_file", "require_parent", "sha256"]
 
 # With less than this left on the disk, a failed write is put down to the full disk: not every
 # library (HDF5, for one) passes the operating system's error number on.
@@ -35,6 +35,17 @@ def require_file(path: str | os.PathLike[str]) -> Path:
         raise DataError(f"{path} is not a file: give the path of one file.")
     if path.stat().st_size == 0:
         raise DataError(f"{path} is empty: copy or download it again.")
+    return path
+
+
+def require_parent(path: str | os.PathLike[str]) -> Path:
+    """Return `path` as a Path; raise DataError unless the folder to write it to exists."""
+    path = Path(path).expanduser()
+    if not path.parent.is_dir():
+        raise DataError(
+            f"cannot write {path}: the folder {path.parent} does not exist. Create it first, "
+            f"e.g. mkdir -p {path.parent}"
+        )
     return path
 
 
@@ -62,12 +73,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         with atomic_write("map.npy") as temporary:
             np.save(temporary, image)
     """
-    path = Path(path).expanduser()
-    if not path.parent.is_dir():
-        raise DataError(
-            f"cannot write {path}: the folder {path.parent} does not exist. Create it first, "
-            f"e.g. mkdir -p {path.parent}"
-        )
+    path = require_parent(path)
     temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex[:12]}{path.suffix}")
     try:
         yield temporary

@@ -130,9 +130,9 @@ def run(
     solver = problem.solver
     typer.echo(f"{problem}\n", err=True)
     megabytes = 8 + samples * problem.template.size * 20e-6  # type: ignore[union-attr]
-    saved = out.expanduser() / checkpoint_name(problem, solver, samples, seed, batch_size)
-    try:
-        with results_folder(out, megabytes) as folder:
+    with results_folder(out, megabytes) as folder:
+        saved = out.expanduser() / checkpoint_name(problem, solver, samples, seed, batch_size)
+        try:
             result = sample(
                 problem,
                 solver,
@@ -147,10 +147,13 @@ def run(
             plot_reconstruction(analysed, path=folder / "figure.png")
             if samples > 1:
                 plot_samples(analysed, path=folder / "samples.png")
-    except KeyboardInterrupt:
-        again = "the same command goes on from here" if saved.exists() else "nothing was kept"
-        raise KeyboardInterrupt(again) from None
-    saved.unlink(missing_ok=True)  # only now: the results are where they belong
+        except KeyboardInterrupt:
+            again = "the same command goes on from here" if saved.exists() else "nothing was kept"
+            raise KeyboardInterrupt(again) from None
+        except FloatingPointError:
+            saved.unlink(missing_ok=True)  # it leads nowhere else
+            raise
+    saved.unlink(missing_ok=True)  # the results are where they belong
     typer.echo(describe(analysed))
     typer.echo(f"\nwritten to {out}/")
 

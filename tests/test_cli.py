@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from lmaps_science import __all__ as public
 from lmaps_science import cli, load_prior, load_problem, runner, sample
 from lmaps_science.io import read_image, read_netcdf, read_uvfits
+from lmaps_science.solvers import LMAPS
 
 UVFITS = str(Path(__file__).parent / "golden" / "black_hole_obs.uvfits")
 M87 = ["run", "black_hole/m87_2017", "--data", UVFITS, "--prior", "gaussian", "--device", "cpu"]
@@ -222,6 +223,23 @@ def test_non_positive_sigma(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_run_that_diverges_leaves_nothing(tmp_path, monkeypatch):
+    step = LMAPS.step
+
+    def diverging(self, i, state, problem, noise):
+        state = step(self, i, state, problem, noise)
+        if i == 12:  # there is a checkpoint by then
+            assert list(tmp_path.glob("out/checkpoint-*.pt"))
+            state.x.fill_(np.nan)
+        return state
+
+    monkeypatch.setattr(LMAPS, "step", diverging)
+    settings = [*QUICK, "--set=solver.levels=20", "--samples=1"]
+    message = refuse(*M87, *settings, "--out", tmp_path / "out")
+    assert "NaN or infinite at level 12" in message
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_full_disk_is_noticed_before_the_run(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(runner.shutil, "disk_usage", lambda path: usage(1e9, 1e9, 1e3))
@@ -248,7 +266,7 @@ def test_a_disk_that_fills_up_leaves_the_checkpoint_alone(tmp_path, monkeypatch)
         raise AssertionError("sampled again")
 
     with monkeypatch.context() as patched:
-        patched.setattr("lmaps_science.solvers.LMAPS.step", step)
+        patched.setattr(LMAPS, "step", step)
         assert lmaps(*command).exit_code == 0
     assert {p.name for p in tmp_path.iterdir()} == FILES - {"samples.png"}
     assert read_netcdf(tmp_path / "result.nc").attrs["denoiser_calls"] == 3

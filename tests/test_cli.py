@@ -209,18 +209,47 @@ def test_truncated_uvfits(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_non_positive_sigma(tmp_path):
-    """A weight of infinity is a sigma of zero."""
+def spoilt(tmp_path, spoil):
+    """The arguments of a run on a file whose DATA (n, 1, 1, 1, 1, 4, 3) went through `spoil`."""
     from astropy.io import fits
 
-    path = tmp_path / "exact.uvfits"
-    with fits.open(UVFITS) as hdus:
-        hdus[0].data["DATA"][5, ..., 2] = np.inf
+    path = tmp_path / "spoilt.uvfits"
+    with fits.open(UVFITS, memmap=False) as hdus:
+        spoil(hdus[0].data["DATA"])
         hdus.writeto(path)
-    arguments = [a if a != UVFITS else path for a in M87]
-    settings = ["--set=observation.systematic=0", "--set=observation.average_seconds=null"]
-    assert "sigma" in refuse(*arguments, *QUICK, *settings, "--out", tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    return [a if a != UVFITS else path for a in M87]
+
+
+def no_sigma(data):
+    data[5, ..., 2] = np.inf  # the weight is 1 / sigma^2
+
+
+def not_a_number(data):
+    data[9, ..., 0, 0] = np.nan
+
+
+def all_flagged(data):
+    data[..., 2] = 0
+
+
+def two_stations(data):
+    data[1:, ..., 2] = 0
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (no_sigma, "sigma is not a positive number"),
+        (not_a_number, "NaN or infinite visibilities that are not flagged: 1 of 271"),
+        (all_flagged, "No unflagged"),
+        (two_stations, "no closure phase: at no time do three stations form a triangle"),
+    ],
+)
+def test_unusable_data(tmp_path, spoil, message):
+    said = refuse(*spoilt(tmp_path, spoil), *QUICK, "--out", tmp_path / "out")
+    assert "spoilt.uvfits" in said
+    assert message in said
+    assert [p.name for p in tmp_path.iterdir()] == ["spoilt.uvfits"]
 
 
 def test_a_run_that_diverges_leaves_nothing(tmp_path, monkeypatch):

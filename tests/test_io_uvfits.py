@@ -343,6 +343,14 @@ def test_one_polarisation_suffices(tmp_path, observation):
     assert float(single["sigma"][3]) == pytest.approx(expected, rel=1e-5)
 
 
+def test_infinite_weights_are_a_sigma_of_zero(tmp_path):
+    def exact(data):
+        data[5, ..., 2] = np.inf
+
+    with pytest.raises(DataError, match=r"sigma is not a positive .*: 1 of 271 .*number 5"):
+        read_uvfits(edited(tmp_path, exact))
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_unflagged_nan_is_refused(tmp_path, value):
     def spoil(data):
@@ -413,6 +421,13 @@ def test_bad_rows_are_named(observation, column, value, reason):
     table[column][0] = value
     with pytest.raises(DataError, match=reason):
         make_observation(table, stations)
+
+
+def test_systematic_noise_does_not_make_up_for_a_missing_sigma(observation):
+    table, stations = as_table(observation)
+    table["sigma"][0] = 0.0
+    with pytest.raises(DataError, match="sigma is not a positive number for 1 of 271"):
+        make_observation(table, stations, systematic=0.02)
 
 
 def test_bad_tables(observation):

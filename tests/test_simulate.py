@@ -243,6 +243,21 @@ def test_noise_has_the_stated_sigma(image, coverage):
     assert abs(np.mean(deviations.real * deviations.imag)) < 4 / np.sqrt(n)
 
 
+def test_systematic_errors_widen_the_stated_sigma_alone(image, coverage):
+    plain = simulate_observation(image, coverage=coverage, seed=2)
+    wider = simulate_observation(image, coverage=coverage, seed=2, systematic=0.05)
+    np.testing.assert_array_equal(wider["visibility"], plain["visibility"])
+    np.testing.assert_array_equal(wider["cphase"], plain["cphase"])
+    expected = np.hypot(plain["sigma"], 0.05 * np.abs(plain["visibility"]))
+    np.testing.assert_allclose(wider["sigma"], expected, rtol=1e-12)
+    legs = (wider["sigma"] / np.abs(wider["visibility"])).values[wider["cphase_index"].values]
+    np.testing.assert_allclose(wider["cphase_sigma"], np.sqrt((legs**2).sum(axis=1)), rtol=1e-12)
+    assert (plain.attrs["systematic"], wider.attrs["systematic"]) == (0.0, 0.05)
+    # The cut goes by the errors as they are in the end: 0.05 a leg is more than 1/20 in a phase.
+    with pytest.raises(DataError, match="lower snr_cut"):
+        simulate_observation(image, coverage=coverage, systematic=0.05, snr_cut=20.0)
+
+
 def test_each_error_keeps_its_numbers_when_another_is_off(image, coverage):
     def simulate(**options):
         return simulate_observation(image, coverage=coverage, seed=5, **options)["visibility"]
@@ -324,6 +339,8 @@ def test_simulation_through_a_uvfits_file(tmp_path, image):
         ({"stop_hour": 0.0}, "start_hour < stop_hour"),
         ({"integration_seconds": 700.0}, "integration_seconds <= scan_interval"),
         ({"bandwidth_hz": 0.0}, "must be positive"),
+        ({"systematic": -0.1}, "0.02 for 2 %"),
+        ({"systematic": 1.0, "thermal_noise": False}, "0.02 for 2 %"),
         ({"dec_degrees": 89.9, "elevation_degrees": (80, 90)}, "holds no visibility"),
         ({"coverage": xr.Dataset()}, "not an Observation"),
     ],

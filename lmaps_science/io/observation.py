@@ -40,6 +40,7 @@ def make_observation(
     stations: Mapping[str, np.ndarray],
     *,
     flux: float | None = None,
+    systematic: float = 0.0,
     snr_cut: float = 0.0,
     attrs: Mapping[str, Any] | None = None,
 ) -> xr.Dataset:
@@ -56,16 +57,21 @@ def make_observation(
         stations: name (s,), position (s, 3) [m], sefd (s,) [Jy], in order of preference: the first
             station present at a time is the reference of its closure quantities.
         flux: total compact flux density [Jy], if known.
+        systematic: this fraction of |V| is added to sigma, in quadrature.
         snr_cut: drop closure quantities with a signal-to-noise ratio below this.
         attrs: source, frequency_hz, bandwidth_hz, mjd, ra_hours, dec_degrees, …
 
     Raises:
         DataError: no visibility; not finite; sigma not positive; a baseline twice at one time; no
-            closure phase (fewer than three stations at every time), or none above `snr_cut`.
+            closure phase (fewer than three stations at every time), or none above `snr_cut`;
+            `systematic` or `snr_cut` out of range.
     """
     table = {name: np.asarray(table[name]) for name in _COLUMNS}
     names = [str(name) for name in stations["name"]]
     _check(table, names)
+    if not 0 <= systematic < 1:
+        raise DataError(f"systematic is {systematic}; it is a fraction, e.g. 0.02 for 2 %.")
+    table["sigma"] = np.hypot(table["sigma"], systematic * np.abs(table["visibility"]))
     if snr_cut < 0:
         raise DataError(f"snr_cut is {snr_cut}; it must be 0 (no cut) or positive, e.g. 3.")
     closures = _closures(table, names, snr_cut)
@@ -84,7 +90,7 @@ def make_observation(
             "sefd": ("station", stations["sefd"], {"units": "Jy"}),
         },
         coords={"station": names},
-        attrs={**(attrs or {}), "snr_cut": float(snr_cut)},
+        attrs={**(attrs or {}), "systematic": float(systematic), "snr_cut": float(snr_cut)},
     )
     if flux is not None:
         dataset["flux"] = ((), float(flux), {"units": "Jy"})

@@ -46,6 +46,7 @@ def simulate_observation(
     thermal_noise: bool = True,
     gain_std: float | Mapping[str, float] = 0.0,
     random_phases: bool = True,
+    systematic: float = 0.0,
     snr_cut: float = 0.0,
     seed: int = 0,
 ) -> xr.Dataset:
@@ -76,6 +77,8 @@ def simulate_observation(
         thermal_noise: False leaves the visibilities without noise; sigma is still stated.
         gain_std: error of the logarithm of the gain amplitudes, e.g. 0.1; or one per station name.
         random_phases: whether the atmosphere scrambles the stations' phases.
+        systematic: this fraction of |V| is added to the stated sigma, in quadrature, as for
+            measured data; the visibilities do not change.
         snr_cut: lowest signal-to-noise ratio of a closure quantity.
         seed: of the random numbers.
 
@@ -110,7 +113,9 @@ def simulate_observation(
         seed=int(seed),
     )
     flux = float(image.sum())
-    return make_observation(table, stations, flux=flux, snr_cut=snr_cut, attrs=facts)
+    return make_observation(
+        table, stations, flux=flux, systematic=systematic, snr_cut=snr_cut, attrs=facts
+    )
 
 
 def image_visibilities(image: xr.DataArray, u: np.ndarray, v: np.ndarray) -> np.ndarray:

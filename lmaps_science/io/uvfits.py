@@ -79,12 +79,11 @@ def read_uvfits(
 
     Source: EHT Collaboration 2019, ApJL 875, L3 (errors) and L4 (imaging of M87*).
     """
-    _check_options(average_seconds, systematic, fraction, flux, zero_baselines)
+    _check_options(average_seconds, fraction, flux, zero_baselines)
     path = require_file(path)
     table, stations, attrs = _read_table(path)
     attrs.update(
         average_seconds=average_seconds or 0.0,
-        systematic=float(systematic),
         fraction=float(fraction),
         zero_baselines=zero_baselines,
         file=path.name,
@@ -98,8 +97,9 @@ def read_uvfits(
         table = _rows(table, table["time"] <= last)
         table, flux, scale = _fix_flux(table, flux, flux_baseline, zero_baselines)
         attrs["zero_baseline_scale"] = scale
-        table["sigma"] = np.hypot(table["sigma"], systematic * np.abs(table["visibility"]))
-        return make_observation(table, stations, flux=flux, snr_cut=snr_cut, attrs=attrs)
+        return make_observation(
+            table, stations, flux=flux, systematic=systematic, snr_cut=snr_cut, attrs=attrs
+        )
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
 
@@ -148,7 +148,6 @@ def write_uvfits(path: str | os.PathLike[str], observation: xr.Dataset) -> None:
 
 def _check_options(
     average_seconds: float | str | None,
-    systematic: float,
     fraction: float,
     flux: float | None,
     zero_baselines: str,
@@ -158,8 +157,6 @@ def _check_options(
         raise DataError(
             f"average_seconds is {average_seconds!r}; give a positive number, 'scan' or None."
         )
-    if not 0 <= systematic < 1:
-        raise DataError(f"systematic is {systematic}; it is a fraction, e.g. 0.02 for 2 %.")
     if not 0 < fraction <= 1:
         raise DataError(f"fraction is {fraction}; it lies in (0, 1], e.g. 0.1 for 10 %.")
     if flux is not None and not (math.isfinite(flux) and flux > 0):
@@ -236,12 +233,21 @@ def _check_file(path: Path, hdus: Any) -> None:
         )
     groups = hdus[0].data["DATA"]
     parallel = groups[..., : 1 if hdus[0].header.get("CRVAL3") == 1 else 2, :]  # I, or RR and LL
-    bad = (parallel[..., 2] > 0) & ~np.isfinite(parallel).all(axis=-1)
-    if bad.any():
-        rows = np.unique(np.nonzero(bad)[0])
+    weight, finite = parallel[..., 2], np.isfinite(parallel).all(axis=-1)
+    _check_records(
+        path, weight == np.inf, "a weight of infinity: sigma is not a positive number, but zero"
+    )
+    _check_records(
+        path, (weight > 0) & ~finite, "NaN or infinite visibilities that are not flagged"
+    )
+
+
+def _check_records(path: Path, bad: np.ndarray, what: str) -> None:
+    rows = np.flatnonzero(bad.reshape(len(bad), -1).any(axis=1))
+    if len(rows):
         raise DataError(
-            f"{path} holds NaN or infinite visibilities that are not flagged: {len(rows)} of "
-            f"{len(groups)} records (first: number {rows[0]}). Flag them with a weight of zero."
+            f"{path} holds {what}: {len(rows)} of {len(bad)} records (first: number {rows[0]}). "
+            "Flag them with a weight of zero."
         )
 
 

@@ -14,7 +14,6 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from lmaps_science.io import (
     DataError,
     make_image,
-    make_observation,
     read_image,
     read_uvfits,
     simulate_observation,
@@ -29,7 +28,7 @@ from lmaps_science.priors import Denoiser, GaussianPrior, StationaryCovariance, 
 from lmaps_science.problem.black_hole import BlackHoleProblem
 from lmaps_science.problem.cards import Card, Section
 
-__all__ = ["BlackHoleCard", "phantom"]
+__all__ = ["BlackHoleCard", "observe", "phantom", "true_image"]
 
 # The sky of an image that comes without one: M87* on 5 April 2017.
 SKY = {
@@ -67,9 +66,8 @@ class SimulatedSection(Section):
 
     `image` is a file (FITS, or ehtim's text format) or `phantom:K`, item K of
     `BlackHoleImages(seed=phantom_seed)`: a seed on which the prior was not trained. `flux` scales
-    the image; null leaves it as it is. `systematic` is a fraction of each amplitude that its stated
-    error gets in addition, as for measured data. The rest are options of
-    `io.simulate_observation`, with the sky of M87* where the image has none.
+    the image; null leaves it as it is. The rest are options of `io.simulate_observation`, with the
+    sky of M87* where the image has none.
     """
 
     kind: Literal["simulation"]
@@ -273,22 +271,8 @@ def observe(section: SimulatedSection, image: xr.DataArray) -> xr.Dataset:
         # Only its baselines and noise count: nothing may depend on what was measured there.
         plain = {"systematic": 0.0, "snr_cut": 0.0, "flux": None, "zero_baselines": "keep"}
         coverage = measured(section.coverage.model_copy(update=plain))
-    own = {"kind", "image", "phantom_seed", "flux", "coverage", "systematic"}
-    options = section.model_dump(exclude=own)
-    observation = simulate_observation(image, coverage=coverage, **options)
-    if section.systematic == 0:
-        return observation
-    names = ("time", "station1", "station2", "u", "v", "visibility", "sigma", "integration")
-    table = {name: observation[name].values for name in names}
-    table["sigma"] = np.hypot(table["sigma"], section.systematic * np.abs(table["visibility"]))
-    stations = {
-        "name": observation["station"].values,
-        "position": observation["station_position"].values,
-        "sefd": observation["sefd"].values,
-    }
-    attrs = {**observation.attrs, "systematic": section.systematic}
-    flux = float(observation["flux"])
-    return make_observation(table, stations, flux=flux, snr_cut=section.snr_cut, attrs=attrs)
+    own = {"kind", "image", "phantom_seed", "flux", "coverage"}
+    return simulate_observation(image, coverage=coverage, **section.model_dump(exclude=own))
 
 
 # ---------------------------------------------------------------- the prior

@@ -228,6 +228,10 @@ def not_a_number(data):
     data[9, ..., 0, 0] = np.nan
 
 
+def infinite(data):
+    data[9, ..., 1, 1] = np.inf
+
+
 def all_flagged(data):
     data[..., 2] = 0
 
@@ -241,7 +245,8 @@ def two_stations(data):
     [
         (no_sigma, "sigma is not a positive number"),
         (not_a_number, "NaN or infinite visibilities that are not flagged: 1 of 271"),
-        (all_flagged, "No unflagged"),
+        (infinite, "NaN or infinite visibilities that are not flagged: 1 of 271"),
+        (all_flagged, "No unflagged visibility"),
         (two_stations, "no closure phase: at no time do three stations form a triangle"),
     ],
 )

@@ -364,8 +364,32 @@ def test_everything_flagged(tmp_path):
     def flag(data):
         data[..., 2] = 0.0
 
-    with pytest.raises(DataError, match="No unflagged"):
+    with pytest.raises(DataError, match=r"edited.uvfits: No unflagged"):
         read_uvfits(edited(tmp_path, flag), **RAW)
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["again", "turned round"])
+@pytest.mark.parametrize("at", [1, -1], ids=["next to it", "elsewhere in the file"])
+def test_a_baseline_twice_at_one_time(tmp_path, at, turned, observation):
+    """eht-imaging keeps one of the two, or both, in silence."""
+    from astropy.io import fits
+
+    path = tmp_path / "twice.uvfits"
+    with fits.open(UVFITS, memmap=False) as hdus:
+        columns = hdus[0].data
+        record = {name: columns[name].copy() for name in ("DATE", "_DATE", "BASELINE")}
+        for name, column in record.items():
+            column[at] = column[0]
+            columns[name][:] = column
+        if turned:
+            columns["BASELINE"][at] = 256 * 2 + 1  # AP-AA, as good as AA-AP
+        hdus.writeto(path)
+        message = f"a baseline more than once .*: 1 of 271 records .*number {at % 271}"
+        with pytest.raises(DataError, match=message):
+            read_uvfits(path)
+        hdus[0].data["DATA"][at, ..., 2] = 0  # flagged, it does no harm
+        hdus.writeto(path, overwrite=True)
+    assert read_uvfits(path, **RAW).sizes["vis"] == observation.sizes["vis"] - 1
 
 
 def test_two_stations_have_no_closure_phase(tmp_path, observation):

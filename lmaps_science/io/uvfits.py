@@ -74,8 +74,8 @@ def read_uvfits(
 
     Raises:
         ImportError: eht-imaging is missing.
-        DataError: no such file; truncated or not a uvfits file; unflagged NaN; nothing left after a
-            cut; no closure phase; an option out of its range.
+        DataError: no such file; truncated or not a uvfits file; unflagged NaN; a baseline twice at
+            one time; nothing left after a cut; no closure phase; an option out of its range.
 
     Source: EHT Collaboration 2019, ApJL 875, L3 (errors) and L4 (imaging of M87*).
     """
@@ -178,7 +178,8 @@ def _read_table(path: Path) -> tuple[Table, dict[str, np.ndarray], dict[str, Any
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with fits.open(path, memmap=False) as hdus:
-                _check_file(path, hdus)
+                _check_complete(path, hdus)
+                _check_records(path, hdus)
                 with quiet():
                     observed = ehtim.io.load.load_obs_uvfits(hdus)
     except DataError:
@@ -215,8 +216,8 @@ def _read_table(path: Path) -> tuple[Table, dict[str, np.ndarray], dict[str, Any
     return table, stations, attrs
 
 
-def _check_file(path: Path, hdus: Any) -> None:
-    """Refuse what eht-imaging would misread: half a file, or NaN (which it takes for zero)."""
+def _check_complete(path: Path, hdus: Any) -> None:
+    """Refuse half a file, and other kinds of FITS files."""
     last = hdus[-1].fileinfo()
     if path.stat().st_size < last["datLoc"] + last["datSpan"]:
         raise DataError(
@@ -231,24 +232,38 @@ def _check_file(path: Path, hdus: Any) -> None:
             "antenna table (AIPS AN) or the frequency table (AIPS FQ). Copy or download it again; "
             "images are read with read_image."
         )
-    groups = hdus[0].data["DATA"]
-    parallel = groups[..., : 1 if hdus[0].header.get("CRVAL3") == 1 else 2, :]  # I, or RR and LL
-    weight, finite = parallel[..., 2], np.isfinite(parallel).all(axis=-1)
-    _check_records(
-        path, weight == np.inf, "a weight of infinity: sigma is not a positive number, but zero"
-    )
-    _check_records(
-        path, (weight > 0) & ~finite, "NaN or infinite visibilities that are not flagged"
-    )
 
 
-def _check_records(path: Path, bad: np.ndarray, what: str) -> None:
-    rows = np.flatnonzero(bad.reshape(len(bad), -1).any(axis=1))
-    if len(rows):
-        raise DataError(
-            f"{path} holds {what}: {len(rows)} of {len(bad)} records (first: number {rows[0]}). "
-            "Flag them with a weight of zero."
-        )
+def _check_records(path: Path, hdus: Any) -> None:
+    """Refuse what eht-imaging would misread: it takes NaN for zero, and drops repetitions."""
+    data = hdus[0].data
+    circular = hdus[0].header.get("CRVAL3") != 1  # RR and LL come first, else Stokes I does
+    parallel = data["DATA"][..., : 2 if circular else 1, :].reshape(len(data), -1, 3)
+    weight = parallel[..., 2]
+    used = (weight > 0).any(axis=1)
+    if not used.any():
+        raise DataError(f"{path}: No unflagged visibility: every weight is zero or negative.")
+
+    code = data["BASELINE"].astype(int)
+    antennas = np.sort([code // 256, code % 256], axis=0)
+    keys = np.stack([data["DATE"], data["_DATE"], *antennas], axis=1)
+    _, first = np.unique(keys[used], axis=0, return_index=True)
+    repeated = used.copy()
+    repeated[np.flatnonzero(used)[first]] = False
+
+    for bad, what in (
+        ((weight == np.inf).any(axis=1), "a weight of infinity: sigma is not a positive number"),
+        (
+            ((weight > 0) & ~np.isfinite(parallel).all(axis=-1)).any(axis=1),
+            "NaN or infinite visibilities that are not flagged",
+        ),
+        (repeated, "a baseline more than once at one time (average or split them first)"),
+    ):
+        if bad.any():
+            raise DataError(
+                f"{path} holds {what}: {bad.sum()} of {len(bad)} records (first: number "
+                f"{np.argmax(bad)}). Flag them with a weight of zero."
+            )
 
 
 # ---------------------------------------------------------------- processing

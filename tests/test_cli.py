@@ -91,6 +91,30 @@ def test_relative_images_without_flux(tmp_path):
     assert read_netcdf(tmp_path / "result.nc")["image"].attrs["units"] == "relative"
 
 
+def test_three_stations_have_phases_alone(tmp_path):
+    """No closure amplitude: nothing on the way, from the misfit to the figure, may need one."""
+    whole, keep = read_uvfits(UVFITS, average_seconds=None), ("AA", "LM", "PV")
+    outside = ~(whole["station1"].isin(keep) & whole["station2"].isin(keep)).values
+
+    def other_stations(data):
+        data[outside, ..., 2] = 0
+
+    out = tmp_path / "out"
+    arguments = spoilt(tmp_path, other_stations)
+    outcome = lmaps(*arguments, *QUICK, "--samples", 2, "--sample-fits", "--out", out)
+    assert outcome.exit_code == 0, outcome.output
+    assert {p.name for p in out.iterdir()} == FILES | {"sample_000.fits", "sample_001.fits"}
+    data = read_netcdf(out / "result.nc")
+    assert data.sizes["logcamp"] == 0
+    assert data["logcamp_residual"].shape == (2, 0)
+    assert "chi2_logcamp" not in data
+    mean_square = (data["cphase_residual"] ** 2).mean("cphase")
+    np.testing.assert_allclose(mean_square, data["chi2_cphase"], rtol=1e-4)
+    described = lmaps("info", out / "result.nc", "--figure", out / "again.pdf")
+    assert described.exit_code == 0, described.output
+    assert "0 log amplitudes" in described.stdout
+
+
 def test_simulate_then_reconstruct(tmp_path):
     sim, truth = tmp_path / "sim.uvfits", tmp_path / "truth.fits"
     settings = ["--npix", 32, "--scan-interval", 3600, "--gain-std", 0.1]

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from lmaps_science.io import (
+    make_observation,
     pixel_size_rad,
     read_image,
     read_netcdf,
@@ -22,6 +23,7 @@ from lmaps_science.solvers import regularised_maximum_likelihood
 pytest.importorskip("ehtim")
 GOLDEN = Path(__file__).parent / "golden"
 FOV = 160.0
+THREE = ("AA", "LM", "PV")
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +97,25 @@ def test_what_closures_do_not_tell_must_be_given(observation):
     assert image.attrs["regularisers"] == {"flux": 1e4}
 
 
+def test_three_stations_have_phases_alone(truth):
+    options = {"scan_interval_seconds": 1800.0, "stop_hour": 12.0}
+    full = simulate_observation(truth, **options)
+    keep = (full["station1"].isin(THREE) & full["station2"].isin(THREE)).values
+    columns = ("time", "station1", "station2", "u", "v", "visibility", "sigma", "integration")
+    array = {
+        "name": full["station"].values,
+        "position": full["station_position"].values,
+        "sefd": full["sefd"].values,
+    }
+    table = {name: full[name].values[keep] for name in columns}
+    three = make_observation(table, array, flux=0.6, attrs=full.attrs)
+    assert three.sizes["logcamp"] == 0
+    image = regularised_maximum_likelihood(three, 16, FOV, rounds=1, iterations=5)
+    assert image.attrs["data_terms"] == {"cphase": 1.0}
+    with pytest.raises(ValueError, match="choose one or more of cphase, each"):
+        regularised_maximum_likelihood(three, 16, FOV, data_terms={"logcamp": 1.0})
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -102,6 +123,8 @@ def test_what_closures_do_not_tell_must_be_given(observation):
         {"fov_uas": 0.0},
         {"prior_fwhm_uas": -1.0},
         {"rounds": 0},
+        {"iterations": 0},
+        {"blur": -1.0},
         {"data_terms": {"amp": 1.0}},
         {"data_terms": {}},
         {"regularisers": {"entropy": 1.0}},

@@ -56,7 +56,8 @@ def regularised_maximum_likelihood(
         flux: total flux density [Jy], which no closure quantity knows; the observation's if None.
         prior_fwhm_uas: width of the circular Gaussian that is the first image and the entropy's
             reference.
-        data_terms: weights alpha of ehtim's data terms, first round; default ``DATA_TERMS``.
+        data_terms: weights alpha of ehtim's data terms, first round; default: those of
+            ``DATA_TERMS`` of which there are any.
         regularisers: weights beta of ehtim's regularisers; default ``REGULARISERS``: relative
             entropy, total variation, total squared variation, flux and centre.
         rounds, data_growth: see above.
@@ -77,26 +78,25 @@ def regularised_maximum_likelihood(
             f"the total flux is {flux}, and closure quantities do not tell it: give it in Jy, e.g. "
             "flux=0.6 for M87* in 2017."
         )
-    if npix < 8 or fov_uas <= 0 or prior_fwhm_uas <= 0 or rounds < 1 or blur < 0:
+    if npix < 8 or min(rounds, iterations) < 1 or min(fov_uas, prior_fwhm_uas) <= 0 or blur < 0:
         raise ValueError(
-            f"regularised_maximum_likelihood needs npix >= 8, positive fov_uas and prior_fwhm_uas, "
-            f"rounds >= 1 and blur >= 0, got {npix}, {fov_uas}, {prior_fwhm_uas}, {rounds}, {blur}."
+            "regularised_maximum_likelihood needs npix >= 8, rounds and iterations >= 1, positive "
+            f"fov_uas and prior_fwhm_uas and blur >= 0, got npix={npix}, rounds={rounds}, "
+            f"iterations={iterations}, fov_uas={fov_uas}, prior_fwhm_uas={prior_fwhm_uas}, "
+            f"blur={blur}."
         )
-    data_terms = dict(DATA_TERMS if data_terms is None else data_terms)
+    # Three stations have no closure amplitude, on which eht-imaging stumbles.
+    present = {name: w for name, w in DATA_TERMS.items() if observation.sizes[name] > 0}
+    data_terms = dict(present if data_terms is None else data_terms)
     regularisers = dict(REGULARISERS if regularisers is None else regularisers)
     ehtim = import_ehtim()
     with quiet():
         from ehtim.imager import REGULARIZERS, Imager
 
-        _check_terms("data term", data_terms, DATA_TERMS)
+        _check_terms("data term", data_terms, present)
         _check_terms("regulariser", regularisers, REGULARIZERS)
         data = _obsdata(ehtim, observation)
-        first = ehtim.image.make_square(data, npix, fov_uas * MICROARCSECOND)
-        width = prior_fwhm_uas * MICROARCSECOND
-        first = first.add_gauss(flux, (width, width, 0, 0, 0))
-        # Away from the centre: a symmetric image has no slope in its closure phases, and the long
-        # baselines of a smooth one are too small to divide by.
-        first = first.add_gauss(1e-2 * flux, (width, width, 0, width, width))
+        first = _first_image(ehtim, data, npix, fov_uas, prior_fwhm_uas, flux)
         imager = Imager(
             data,
             first,
@@ -112,8 +112,7 @@ def regularised_maximum_likelihood(
         )
         for k in range(rounds):
             if k > 0:
-                width = blur * data.res()
-                imager.init_next = imager.out_last().blur_circ(width)
+                imager.init_next = imager.out_last().blur_circ(blur * data.res())
             imager.dat_term_next = {n: w * data_growth**k for n, w in data_terms.items()}
             imager.make_image_I(show_updates=False)
         image = imager.out_last()
@@ -131,6 +130,20 @@ def regularised_maximum_likelihood(
     return make_image(
         image.imvec.reshape(npix, npix).copy(), fov_uas * MICROARCSECOND / npix, **facts
     )
+
+
+def _first_image(
+    ehtim: Any, data: Any, npix: int, fov_uas: float, fwhm_uas: float, flux: float
+) -> Any:
+    """A circular Gaussian, with a little of another away from the centre.
+
+    A symmetric image has no slope in its closure phases, and the long baselines of a smooth one
+    are too small to divide by.
+    """
+    width = fwhm_uas * MICROARCSECOND
+    square = ehtim.image.make_square(data, npix, fov_uas * MICROARCSECOND)
+    centred = square.add_gauss(flux, (width, width, 0, 0, 0))
+    return centred.add_gauss(1e-2 * flux, (width, width, 0, width, width))
 
 
 def _check_terms(kind: str, given: Mapping[str, float], known: Collection[str]) -> None:

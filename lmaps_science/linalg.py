@@ -1,6 +1,7 @@
 """Iterative solvers on callables: they know no physics, and treat each sample on its own.
 
-Vectors are batches (B, ...); every scalar of an iteration (step lengths, inner products,
+Vectors are real batches (B, ...): the unknowns are images, of two channels where they are complex,
+and data enter through an adjoint. Every scalar of an iteration (step lengths, inner products,
 convergence) is one number per sample, so that the solution for a sample does not depend on its
 company. Samples that have converged are left as they are while the others go on.
 """

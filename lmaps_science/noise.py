@@ -23,9 +23,8 @@ __all__ = ["SampleNoise", "edm_schedule", "ve_schedule", "vp_alpha", "vp_schedul
 def _checked(name: str, levels: int, low: float, high: float) -> None:
     if levels < 1 or not 0 < low < high or not math.isfinite(high):
         raise ValueError(
-            f"{name} needs levels >= 1 and 0 < smallest < largest noise level, got "
-            f"levels={levels}, smallest={low}, largest={high}. "
-            f"Example: edm_schedule(50, sigma_max=100.0, sigma_min=0.1)."
+            f"{name} needs levels >= 1 and ends 0 < lowest < highest, got levels={levels}, "
+            f"lowest={low}, highest={high}. Example: {name}(50)."
         )
 
 

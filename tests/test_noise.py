@@ -70,7 +70,7 @@ def test_schedules_take_their_ends_and_a_single_level():
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_schedules_refuse_what_they_cannot_make(name):
-    with pytest.raises(ValueError, match="levels=0"):
+    with pytest.raises(ValueError, match=rf"levels=0.*Example: {name}_schedule\(50\)"):
         SCHEDULES[name](0)
     lowest = "time_min" if name == "vp" else "sigma_min"
     for wrong in (0.0, -1.0, 1e3, math.nan):

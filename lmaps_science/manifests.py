@@ -6,9 +6,8 @@ with their URL, checksum, shapes and units. `fetch(name)` gives the path of a ve
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,9 +16,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from lmaps_science.io.files import DataError, sha256
+from lmaps_science.io.files import DataError, sha256, suggestion
 
-__all__ = ["DataFile", "fetch", "find", "list_data", "shipped_folder", "suggestion"]
+__all__ = ["DataFile", "fetch", "find", "list_data", "shipped_folder"]
 
 
 class _File(BaseModel):
@@ -143,12 +142,6 @@ def shipped_folder(name: str) -> Path:
     package = Path(__file__).resolve().parent
     inside = package / name
     return inside if inside.is_dir() else package.parent / name
-
-
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """' Did you mean ...?' when a known word is close to `word`, else nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def _data_file(name: str) -> DataFile:

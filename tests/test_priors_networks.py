@@ -231,7 +231,7 @@ def test_fused_attention_of_large_maps_is_the_same_function():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_chanels": 8}, "did you mean 'model_channels'"),
+        ({"model_chanels": 8}, "Did you mean 'model_channels'.* Known: .*num_blocks"),
         ({"architecture": "unet"}, "architecture must be one of song, dhariwal, adm"),
         ({"architecture": ["song"]}, "architecture must be one of"),
         ({"preconditioning": None}, "preconditioning must be one of"),

@@ -1,4 +1,4 @@
-"""Files: one error for unusable data, atomic writing, checksums.
+"""Files: one error for unusable data, suggestions, atomic writing, checksums.
 
 Every writer of the package goes through `atomic_write`: a reader never sees half a file, and a
 failed write leaves the previous version untouched.
@@ -6,16 +6,24 @@ failed write leaves the previous version untouched.
 
 from __future__ import annotations
 
+import difflib
 import errno
 import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["DataError", "atomic_write", "require_file", "require_parent", "sha256"]
+__all__ = [
+    "DataError",
+    "atomic_write",
+    "require_file",
+    "require_parent",
+    "sha256",
+    "suggestion",
+]
 
 # With less than this left on the disk, a failed write is put down to the full disk: not every
 # library (HDF5, for one) passes the operating system's error number on.
@@ -24,6 +32,12 @@ _FULL_BYTES = 1 << 20
 
 class DataError(ValueError):
     """A file or an array that cannot be used: the message says which, why, and what to do."""
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """' Did you mean ...?' when a known word is close to `word`, else nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def require_file(path: str | os.PathLike[str]) -> Path:

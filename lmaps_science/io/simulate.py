@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from lmaps_science.io.files import DataError, require_file
+from lmaps_science.io.files import DataError, require_file, suggestion
 from lmaps_science.io.images import MICROARCSECOND, pixel_size_rad
 from lmaps_science.io.observation import make_observation
 from lmaps_science.io.uvfits import read_uvfits
@@ -164,11 +163,10 @@ def read_array(array: str | os.PathLike[str]) -> Stations:
     elif Path(array).exists():
         text = require_file(array).read_text("utf-8")
     else:
-        close = difflib.get_close_matches(str(array).upper(), names, n=1, cutoff=0.3)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
         raise DataError(
-            f"there is no array {str(array)!r}.{hint} Known: {', '.join(names)}; or give a text "
-            "file with name, x, y, z [m] and SEFD [Jy] on each line."
+            f"there is no array {str(array)!r}.{suggestion(str(array).upper(), names)} Known: "
+            f"{', '.join(names)}; or give a text file with name, x, y, z [m] and SEFD [Jy] on each "
+            "line."
         )
     rows = []
     for number, line in enumerate(text.splitlines(), 1):

@@ -1,1 +1,1 @@
-"""Forward models: inverse scattering, MRI, interferometry, restoration."""
+"""Forward models: what an instrument measures of an image, one file per instrument."""

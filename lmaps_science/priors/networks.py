@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import inspect
 import math
@@ -15,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lmaps_science.io.files import suggestion
 from lmaps_science.priors.adm_unet import ADMUNet
 from lmaps_science.priors.base import Denoiser
 from lmaps_science.priors.covariance import Covariance
@@ -201,9 +201,10 @@ def build_network(config: Mapping[str, Any]) -> PreconditionedNetwork:
     known = common | unet_options | wrapper_options
     for key in config:
         if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}."
-            raise ValueError(f"network config: unknown entry {key!r}; {hint}")
+            raise ValueError(
+                f"network config: unknown entry {key!r}.{suggestion(str(key), known)} Known: "
+                f"{', '.join(sorted(known))}."
+            )
     channels, height, width = _image_shape(config)
     _check_types(config, unet, wrapper)
     patch = config.get("patch", 1)

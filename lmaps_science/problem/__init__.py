@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from lmaps_science.io.files import DataError
-from lmaps_science.manifests import suggestion
+from lmaps_science.io.files import DataError, suggestion
 from lmaps_science.priors.base import Denoiser
 from lmaps_science.problem.base import Problem
 from lmaps_science.problem.black_hole import BlackHoleProblem

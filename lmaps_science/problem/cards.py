@@ -19,8 +19,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
 
 from lmaps_science import local_map, solvers
-from lmaps_science.io.files import DataError, require_file
-from lmaps_science.manifests import shipped_folder, suggestion
+from lmaps_science.io.files import DataError, require_file, suggestion
+from lmaps_science.manifests import shipped_folder
 from lmaps_science.sample import Solver
 
 __all__ = ["Card", "Section", "build_solver", "list_problems", "override", "read_card", "validate"]

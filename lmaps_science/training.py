@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from lmaps_science.io.files import atomic_write
+from lmaps_science.io.files import atomic_write, make_folder, require_parent
 from lmaps_science.io.pytorch import read_tensors, write_tensors
 from lmaps_science.noise import SampleNoise, edm_schedule
 from lmaps_science.priors.checkpoints import save_prior
@@ -142,6 +142,7 @@ def train(
 
     Raises:
         ImportError: accelerate is missing (extra ``train``).
+        DataError: the folder cannot be made.
         ValueError: ``state.pt`` belongs to another architecture.
         FloatingPointError: the loss is no longer finite.
     """
@@ -153,11 +154,10 @@ def train(
             "training needs accelerate: pip install 'lmaps-science[train]'"
         ) from error
 
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     accelerator = Accelerator(mixed_precision=settings.precision)
     set_seed(settings.seed)  # the fresh weights; images and noise have keys of their own
     run = _Run(config, settings)
+    folder = make_folder(folder)
     if (folder / "state.pt").exists():
         run.load(folder / "state.pt")
     run.to(accelerator.device)
@@ -173,46 +173,36 @@ def train(
         smoothing=0.05,
     )
     started, recent = time.monotonic(), []
-    while run.step < settings.steps:
-        start = (run.step * world + rank) * settings.batch_size
-        x0 = torch.from_numpy(images.batch(start, settings.batch_size)).to(accelerator.device)
-        x0 = 2 * x0 - 1
-        keys = SampleNoise(settings.seed, tuple(range(start, start + len(x0))))
-        normal = keys.normal(x0[:, 0, 0, :1], 0)[:, 0]
-        sigma = (settings.log_sigma_mean + settings.log_sigma_std * normal).exp()
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * _schedule(run.step, settings)
-        with accelerator.autocast():
-            loss = edm_loss(network, x0, sigma, keys.normal(x0, 1), run.sigma_data).mean()
-        accelerator.backward(loss)
-        norm = accelerator.clip_grad_norm_(network.parameters(), settings.gradient_clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        recent.append(loss.item())
-        if not (math.isfinite(recent[-1]) and math.isfinite(float(norm))):
-            raise FloatingPointError(
-                f"training diverged at step {run.step}: loss {recent[-1]}, gradient norm "
-                f"{float(norm)}. Lower learning_rate (now {settings.learning_rate}) and start "
-                f"again from {folder / 'state.pt'}."
-            )
-        run.update_ema()
-        run.step += 1
-        bar.update()
-        bar.set_postfix(loss=f"{np.mean(recent[-200:]):.4f}", refresh=False)
-        if run.step % settings.validate_every == 0 or run.step == settings.steps:
-            run.seconds += time.monotonic() - started
-            started = time.monotonic()
-            if accelerator.is_main_process:
-                bands = run.validate(validation, accelerator.device)
-                run.measure_covariance(images)
-                run.history.append(
-                    {"step": run.step, "training_loss": float(np.mean(recent)), "bands": bands}
-                )
-                tqdm.write(_line(run.history[-1]))
-                run.save(folder, description)
-            accelerator.wait_for_everyone()
-            recent.clear()
-    bar.close()
+    with bar:
+        while run.step < settings.steps:
+            start = (run.step * world + rank) * settings.batch_size
+            x0, sigma, noise = run.batch(images, start, accelerator.device)
+            for group in optimizer.param_groups:
+                group["lr"] = settings.learning_rate * _schedule(run.step, settings)
+            with accelerator.autocast():
+                loss = edm_loss(network, x0, sigma, noise, run.sigma_data).mean()
+            accelerator.backward(loss)
+            norm = accelerator.clip_grad_norm_(network.parameters(), settings.gradient_clip)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            recent.append(loss.item())
+            run.check_finite(recent[-1], float(norm), folder)
+            run.update_ema()
+            run.step += 1
+            bar.update()
+            bar.set_postfix(loss=f"{np.mean(recent[-200:]):.4f}", refresh=False)
+            if run.step % settings.validate_every == 0 or run.step == settings.steps:
+                run.seconds += time.monotonic() - started
+                started = time.monotonic()
+                if accelerator.is_main_process:
+                    bands = run.validate(validation, accelerator.device)
+                    record = {"training_loss": float(np.mean(recent)), "bands": bands}
+                    run.history.append({"step": run.step, **record})
+                    tqdm.write(_line(run.history[-1]))
+                    run.measure_covariance(images)
+                    run.save(folder, description)
+                accelerator.wait_for_everyone()
+                recent.clear()
     if accelerator.is_main_process:
         sample_sheet(run.denoiser().to(accelerator.device), folder / "samples.png")
     return folder / "prior.safetensors"
@@ -236,6 +226,24 @@ class _Run:
 
     def to(self, device: torch.device) -> None:
         self.ema.to(device)
+
+    def batch(
+        self, images: Images, start: int, device: torch.device
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Images in model space, their noise levels and noise; item k is the same in any batch."""
+        s = self.settings
+        x0 = 2 * torch.from_numpy(images.batch(start, s.batch_size)).to(device) - 1
+        keys = SampleNoise(s.seed, tuple(range(start, start + len(x0))))
+        normal = keys.normal(x0[:, 0, 0, :1], 0)[:, 0]
+        return x0, (s.log_sigma_mean + s.log_sigma_std * normal).exp(), keys.normal(x0, 1)
+
+    def check_finite(self, loss: float, norm: float, folder: Path) -> None:
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise FloatingPointError(
+                f"training diverged at step {self.step}: loss {loss}, gradient norm {norm}. Lower "
+                f"learning_rate (now {self.settings.learning_rate}) and start again from "
+                f"{folder / 'state.pt'}."
+            )
 
     def update_ema(self) -> None:
         decay = min(self.settings.ema_decay, (1 + self.step) / (10 + self.step))
@@ -342,6 +350,7 @@ def sample_sheet(denoiser: NetworkDenoiser, path: Path, count: int = 32, seed: i
     """A picture of ``count`` samples of the prior, magnitudes where there are two channels."""
     from matplotlib.figure import Figure
 
+    require_parent(path)  # before the work
     like = torch.zeros(count, *denoiser.image_shape, device=denoiser.device)
     samples = draw(denoiser, SampleNoise(seed, tuple(range(count))).normal(like, 0))
     shown = samples.norm(dim=1) if samples.shape[1] == 2 else samples[:, 0]

@@ -19,6 +19,7 @@ from pathlib import Path
 __all__ = [
     "DataError",
     "atomic_write",
+    "make_folder",
     "require_file",
     "require_parent",
     "sha256",
@@ -60,6 +61,22 @@ def require_parent(path: str | os.PathLike[str]) -> Path:
             f"cannot write {path}: the folder {path.parent} does not exist. Create it first, "
             f"e.g. mkdir -p {path.parent}"
         )
+    return path
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """Return `path` as a Path to a folder, made with its parents where it is missing.
+
+    Raises:
+        DataError: it cannot be made, for want of permission or because a file is in its place.
+    """
+    path = Path(path).expanduser()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"cannot write to {path}: {error.strerror}. Choose another folder."
+        ) from error
     return path
 
 

@@ -188,14 +188,11 @@ def simulate(
     lmaps simulate model.fits --array EHT2025 --flux 0.6 --out sim.uvfits
     lmaps simulate model.fits --coverage measured.uvfits --out sim.uvfits
     """
-    from lmaps_science.io import array_names, write_fits, write_uvfits
+    from lmaps_science.io import atomic_write, read_array, write_fits, write_uvfits
     from lmaps_science.problem import load_card
     from lmaps_science.problem.black_hole_card import observe, true_image
 
-    if not Path(array).exists() and array not in array_names():
-        from lmaps_science.io import read_array
-
-        read_array(array)  # says which arrays there are
+    read_array(array)  # says which there are, even where the coverage makes it superfluous
     source = {"kind": "uvfits", "file": str(coverage)} if coverage else None
     if flux is None and image.startswith("phantom:"):
         flux = 0.6
@@ -217,9 +214,10 @@ def simulate(
     card: Any = load_card("black_hole/simulated", {"observation": section, "image": grid})
     seen = true_image(card.observation, card.image)
     observation = observe(card.observation, seen)
-    write_uvfits(out, observation)
-    if truth is not None:
-        write_fits(truth, seen, history=[f"lmaps simulate {image}"])
+    with atomic_write(out) as temporary:  # both files, or none
+        write_uvfits(temporary, observation)
+        if truth is not None:
+            write_fits(truth, seen, history=[f"lmaps simulate {image}"])
     stations = sorted({*observation["station1"].values, *observation["station2"].values})
     typer.echo(
         f"{out}: {observation.sizes['vis']} visibilities of {', '.join(map(str, stations))}; "
@@ -243,8 +241,9 @@ def info(
     from lmaps_science.runner import describe
 
     data = read_netcdf(result)
-    if "image" not in data or "misfit" not in data:
-        raise DataError(f"{result} is not a result of `lmaps run`: it holds no image and misfit.")
+    missing = [name for name in ("image", "misfit", "mode") if name not in data]
+    if missing:
+        raise DataError(f"{result} is not a result of `lmaps run`: it lacks {', '.join(missing)}.")
     typer.echo(describe(data))
     if figure is not None:
         from lmaps_science.plots import plot_reconstruction
@@ -434,7 +433,8 @@ def _device(name: str) -> str:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"--device {name}: {reason} Choose cpu, cuda or auto.") from error
+        reason = reason.removesuffix(".")
+        raise ValueError(f"--device {name}: {reason}. Choose cpu, cuda or auto.") from error
     return name
 
 
@@ -447,8 +447,8 @@ def _own_images(path: Path, seed: int) -> tuple[Any, Any]:
 
     try:
         array = np.load(require_file(path), allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise DataError(f"{path} is not a NumPy array of images: {error}") from error
+    except (ValueError, EOFError) as error:  # its text recommends to load the file unsafely
+        raise DataError(f"{path} is not a NumPy file of numbers: write it with np.save.") from error
     array = array[:, None] if array.ndim == 3 else array
     held_out = max(len(array) // 10, 1)
     if array.ndim != 4 or len(array) < 2:

@@ -18,6 +18,8 @@ import numpy as np
 import xarray as xr
 
 from lmaps_science.io import DataError, atomic_write, write_fits, write_netcdf
+from lmaps_science.io.files import make_folder
+from lmaps_science.io.results import plain_json
 from lmaps_science.problem import Problem
 from lmaps_science.sample import Solver
 
@@ -87,7 +89,7 @@ def describe(data: xr.Dataset) -> str:
 def results_folder(out: str | os.PathLike[str], megabytes: float = 8.0) -> Iterator[Path]:
     """A new folder inside `out` whose files move up to `out` once the block has succeeded.
 
-    When it fails, no file of it remains, nor `out` if it was made here and holds nothing else.
+    When it fails, no file of it remains, nor any folder that was made here and holds nothing else.
 
     Args:
         out: made if missing; files of the same names that are there already are replaced.
@@ -98,14 +100,12 @@ def results_folder(out: str | os.PathLike[str], megabytes: float = 8.0) -> Itera
         OSError: the disk is full, before or while the results are written.
     """
     out = Path(out).expanduser()
-    made = not out.exists()
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    make_folder(out)
     try:
-        out.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=".writing-", dir=out))
     except OSError as error:
-        raise DataError(
-            f"cannot write to {out}: {error.strerror}. Choose another folder."
-        ) from error
+        raise DataError(f"cannot write to {out}: {error.strerror}. Choose another one.") from error
     try:
         free = shutil.disk_usage(out).free / 1e6
         if free < megabytes:
@@ -119,8 +119,9 @@ def results_folder(out: str | os.PathLike[str], megabytes: float = 8.0) -> Itera
         raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-        if made and not any(out.iterdir()):
-            out.rmdir()
+        for folder in made:
+            if not any(folder.iterdir()):
+                folder.rmdir()
 
 
 def _disk_full(out: Path, what: str) -> OSError:
@@ -144,7 +145,7 @@ def write_results(folder: Path, data: xr.Dataset, sample_fits: bool = False) -> 
         for name, image in images.items():
             write_fits(folder / name, image.drop_vars("sample", errors="ignore"), history=history)
     metrics = {name: data[name].values.tolist() for name in _metrics(data)}
-    summary = json.dumps({**data.attrs, "metrics": metrics}, indent=1, default=_plain)
+    summary = json.dumps({**data.attrs, "metrics": metrics}, indent=1, default=plain_json)
     for name, text in (("summary.json", summary), ("summary.txt", describe(data))):
         with atomic_write(folder / name) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
@@ -157,10 +158,6 @@ def _metrics(data: xr.Dataset) -> list[str]:
         for name, variable in data.data_vars.items()
         if variable.dims == ("sample",) and np.issubdtype(variable.dtype, np.floating)
     ]
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else str(value)
 
 
 def checkpoint_name(problem: Problem, solver: Solver, *arguments: Any) -> str:

@@ -11,11 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 from typer.testing import CliRunner
 
 from lmaps_science import __all__ as public
 from lmaps_science import cli, load_prior, load_problem, runner, sample
-from lmaps_science.io import read_image, read_netcdf, read_uvfits
+from lmaps_science.io import read_image, read_netcdf, read_uvfits, write_netcdf
+from lmaps_science.manifests import shipped_folder
+from lmaps_science.problem import load_card
 from lmaps_science.solvers import LMAPS
 
 UVFITS = str(Path(__file__).parent / "golden" / "black_hole_obs.uvfits")
@@ -163,6 +166,27 @@ def test_train_on_own_images(tmp_path):
     assert "divide each by its peak" in refuse(*train)
     np.save(images, np.ones(3))
     assert "takes (n, H, W)" in refuse(*train)
+    images.write_text("1,2")
+    assert "is not a NumPy file of numbers" in refuse(*train)
+
+
+def test_a_training_that_cannot_start_leaves_nothing(tmp_path):
+    train = ["prior", "train", "--npix", 17, "--channels", 16, "--steps", 1]
+    assert "sides divisible by 4" in refuse(*train, "--out", tmp_path / "prior")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    train[3] = 16
+    assert "cannot write to" in refuse(*train, "--out", tmp_path / "file")
+
+
+def test_a_picture_without_a_folder_is_refused_before_the_work(tmp_path, monkeypatch):
+    def draw(*arguments):
+        raise AssertionError("sampled")
+
+    monkeypatch.setattr("lmaps_science.training.draw", draw)
+    prior = load_card("black_hole/m87_2017").prior.file
+    shipped = shipped_folder("problems") / "black_hole" / prior
+    assert "mkdir -p" in refuse("prior", "sample", shipped, "--out", tmp_path / "no" / "s.png")
 
 
 @pytest.mark.parametrize(
@@ -335,10 +359,22 @@ def test_a_folder_that_is_a_file(tmp_path):
     assert "cannot write to" in refuse(*M87, *QUICK, "--out", tmp_path / "out")
 
 
+def test_folders_that_were_made_are_removed_again(tmp_path, monkeypatch):
+    def broken(*arguments):
+        raise ValueError("broken")
+
+    monkeypatch.setattr(LMAPS, "step", broken)
+    (tmp_path / "mine").mkdir()
+    assert "broken" in refuse(*M87, *QUICK, "--out", tmp_path / "mine" / "new" / "newer")
+    assert [*tmp_path.rglob("*")] == [tmp_path / "mine"]
+
+
 def test_other_files_are_no_results(tmp_path):
     assert "no such file" in refuse("info", tmp_path / "result.nc")
     (tmp_path / "text.nc").write_text("text")
     assert "cannot be read as NetCDF" in refuse("info", tmp_path / "text.nc")
+    write_netcdf(tmp_path / "other.nc", xr.Dataset({"image": ("x", [1.0])}))
+    assert "it lacks misfit, mode" in refuse("info", tmp_path / "other.nc")
 
 
 @pytest.mark.parametrize(
@@ -349,12 +385,15 @@ def test_other_files_are_no_results(tmp_path):
         (["phantom:0", "--array", "EHT2016"], "Did you mean 'EHT2017'"),
         (["phantom:0", "--gain-std", "-1"], "gain_std"),
         (["phantom:0", "--coverage", "none.uvfits"], "no such file"),
+        (["phantom:0", "--npix", "16", "--truth", "none/truth.fits"], "the folder none does not"),
+        (["phantom:0", "--flux", "nan"], "flux"),
+        (["phantom:0", "--fov-uas", "-1"], "fov_uas"),
     ],
 )
 def test_bad_simulations(tmp_path, arguments, message):
     out = tmp_path / "sim.uvfits"
     assert message in refuse("simulate", *arguments, "--out", out)
-    assert not out.exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_unexpected_errors_name_their_type_and_debug_shows_them(tmp_path, monkeypatch):

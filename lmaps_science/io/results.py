@@ -16,7 +16,7 @@ import xarray as xr
 
 from lmaps_science.io.files import DataError, atomic_write, require_file
 
-__all__ = ["read_netcdf", "write_netcdf"]
+__all__ = ["plain_json", "read_netcdf", "write_netcdf"]
 
 _JSON = "json:"
 _PART = "complex_part_of"
@@ -108,12 +108,13 @@ def _encode_attrs(attrs: dict[Any, Any]) -> dict[str, Any]:
         if plain and not isinstance(value, bool):
             encoded[str(key)] = value
         else:
-            encoded[str(key)] = _JSON + json.dumps(value, default=_plain)
+            encoded[str(key)] = _JSON + json.dumps(value, default=plain_json)
     return encoded
 
 
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else str(value)
+def plain_json(value: Any) -> Any:
+    """What JSON takes in place of `value`: numbers or lists for NumPy's, else its text."""
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else str(value)
 
 
 def _decode_attrs(attrs: dict[Any, Any]) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def _reported(command: Command) -> Command:
     def wrapped(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
-        except typer.Exit:
+        except (typer.Exit, BrokenPipeError):  # whoever read the output has seen enough
             raise
         except KeyboardInterrupt as error:
             typer.echo(f"\ninterrupted{': ' + str(error) if str(error) else ''}", err=True)

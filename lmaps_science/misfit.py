@@ -76,7 +76,13 @@ class GaussianMisfit(Misfit):
         self.operator, self.y = operator, y
         self.sigma = torch.as_tensor(sigma, dtype=real_dtype(y.dtype), device=y.device)
         check_positive(owner, "sigma", self.sigma)
-        torch.broadcast_shapes(y.shape, self.sigma.shape)
+        try:
+            torch.broadcast_shapes(y.shape, self.sigma.shape)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{owner}: sigma of shape {tuple(self.sigma.shape)} does not fit y of shape "
+                f"{tuple(y.shape)}: give one number, or one for each datum, e.g. sigma[None]."
+            ) from error
         self.objective_scale = float((self.sigma**2).mean())
 
     def _loss(self, predicted: Tensor) -> tuple[Tensor, Tensor]:

@@ -241,6 +241,21 @@ def test_bad_arguments(tmp_path, arguments, message):
     assert not out.exists()
 
 
+def test_a_field_of_view_smaller_than_the_source(tmp_path):
+    image = Path(UVFITS).with_name("black_hole_ref.fits")
+    command = ["run", "black_hole/simulated", "--data", image, "--prior", "gaussian", *QUICK]
+    said = refuse(*command, "--set=image.fov_uas=20", "--out", tmp_path / "out")
+    assert "20 uas is smaller than the source" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_reader_who_has_seen_enough_gets_no_error():
+    command = [sys.executable, "-m", "lmaps_science.cli", "problems", "black_hole/m87_2017"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+
+
 def test_unknown_problems_and_options(tmp_path):
     out = tmp_path / "out"
     wrong = refuse("run", "black_hole/m87", "--out", out)

@@ -113,6 +113,8 @@ def test_gaussian_errors_name_the_cause():
         GaussianMisfit(operator, y * torch.nan, 1.0)
     with pytest.raises(ValueError, match="sigma must be > 0"):
         GaussianMisfit(operator, y, 0.0)
+    with pytest.raises(ValueError, match=r"sigma of shape \(4,\) does not fit y of shape \(1, 9\)"):
+        GaussianMisfit(operator, y, torch.ones(4))
     with pytest.raises(ValueError, match="sigma holds 1 non-finite"):
         GaussianMisfit(operator, y, float("nan"))
 

@@ -10,9 +10,9 @@ READY := $(VENV)/.ready
 demo: $(READY)
 	$(BIN)/lmaps run black_hole/simulated --samples 4 --seed 0 --out demo
 
-## test: all tests
+## test: all tests; one thread for each worker, or PyTorch's threads crowd each other out (7x)
 test: $(READY)
-	$(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 ## lint: formatter, linter, types
 lint: $(READY)

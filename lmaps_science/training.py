@@ -33,9 +33,13 @@ NOISE_BANDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
 class Images(Protocol):
     """Where training images come from: any object with this method.
 
-    ``batch(start, count)`` returns float32 images (count, C, H, W) in physical units [0, 1]; it
-    must depend on its arguments alone, so that a resumed run sees the images it would have seen.
+    ``batch(start, count)`` returns float32 images (count, C, H, W) in physical units; it must
+    depend on its arguments alone, so that a resumed run sees the images it would have seen.
+    ``value_range`` is what becomes [-1, 1] in model space.
     """
+
+    @property
+    def value_range(self) -> tuple[float, float]: ...
 
     def batch(self, start: int, count: int) -> np.ndarray: ...
 
@@ -46,6 +50,7 @@ class ArrayImages:
 
     images: np.ndarray
     seed: int = 0
+    value_range = (0.0, 1.0)
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or not np.isfinite(self.images).all():
@@ -103,6 +108,12 @@ class TrainingSettings:
             raise ValueError("steps, batch_size, validate_every, validation_images must be >= 1.")
         if not self.learning_rate > 0 or not self.log_sigma_std > 0:
             raise ValueError("learning_rate and log_sigma_std must be positive.")
+
+
+def in_model_space(images: Images, start: int, count: int) -> Tensor:
+    """A batch (count, C, H, W) in model space."""
+    low, high = images.value_range
+    return (torch.from_numpy(images.batch(start, count)) - low) * (2 / (high - low)) - 1
 
 
 def edm_loss(network: nn.Module, x0: Tensor, sigma: Tensor, noise: Tensor, sd: float) -> Tensor:
@@ -232,7 +243,7 @@ class _Run:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Images in model space, their noise levels and noise; item k is the same in any batch."""
         s = self.settings
-        x0 = 2 * torch.from_numpy(images.batch(start, s.batch_size)).to(device) - 1
+        x0 = in_model_space(images, start, s.batch_size).to(device)
         keys = SampleNoise(s.seed, tuple(range(start, start + len(x0))))
         normal = keys.normal(x0[:, 0, 0, :1], 0)[:, 0]
         return x0, (s.log_sigma_mean + s.log_sigma_std * normal).exp(), keys.normal(x0, 1)
@@ -259,7 +270,7 @@ class _Run:
         rank = min(self.settings.covariance_rank, self.settings.covariance_images - 1)
         rank = min(rank, math.prod(self.config["image_shape"]))
         if rank > 0 and self.covariance is None:
-            x0 = 2 * torch.from_numpy(images.batch(0, self.settings.covariance_images)) - 1
+            x0 = in_model_space(images, 0, self.settings.covariance_images)
             self.covariance = LowRankCovariance.from_images(x0, rank)
 
     def save(self, folder: Path, description: str) -> None:
@@ -304,7 +315,7 @@ class _Run:
     @torch.no_grad()
     def validate(self, images: Images, device: torch.device) -> dict[str, float]:
         """Mean EDM loss of the averaged weights in each noise band, always with the same noise."""
-        x0 = 2 * torch.from_numpy(images.batch(0, self.settings.validation_images)).to(device) - 1
+        x0 = in_model_space(images, 0, self.settings.validation_images).to(device)
         losses: dict[str, float] = {}
         for low, high in itertools.pairwise(NOISE_BANDS):
             total = 0.0

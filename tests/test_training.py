@@ -62,6 +62,8 @@ def test_training_lowers_the_loss_and_writes_everything(tmp_path):
 class _Interrupted:
     """Images that stop coming: what a killed job looks like to the loop."""
 
+    value_range = (0.0, 1.0)
+
     def __init__(self, inner: ArrayImages, after: int) -> None:
         self.inner, self.after = inner, after
 

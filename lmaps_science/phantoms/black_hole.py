@@ -45,6 +45,7 @@ class BlackHoleImages:
     npix: int = 64
     fov_uas: float = 160.0
     seed: int = 0
+    value_range = (0.0, 1.0)
 
     def __post_init__(self) -> None:
         if self.npix < 8 or not self.fov_uas > 0:

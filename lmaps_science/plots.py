@@ -122,7 +122,8 @@ def plot_samples(
     figure = Picture(figsize=(2.5 * columns + 0.8, 2.65 * rows + 0.4), layout="constrained")
     axes = np.atleast_2d(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False))
     scale, unit = _scale(data["image"])
-    top = scale * float(data["image"].values[order].max())
+    # One bright pixel of one sample should not darken all the others.
+    top = scale * float(np.percentile(data["image"].values[order], 99.9))
     for axis in axes.flat[len(order) :]:
         axis.set_axis_off()
     for axis, k in zip(axes.flat, order, strict=False):

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from lmaps_science.io.files import atomic_write, make_folder, require_parent
 from lmaps_science.io.pytorch import read_tensors, write_tensors

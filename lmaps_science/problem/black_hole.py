@@ -192,7 +192,8 @@ class BlackHoleProblem(Problem):
         )
         longest = self._baselines().max() / 1e9
         return (
-            "<svg width='180' height='200' fill='currentColor'>"
+            "<svg width='180' height='200' viewBox='0 0 180 200' style='flex-shrink:0' "
+            "fill='currentColor'>"
             "<circle cx='90' cy='90' r='80' fill='none' stroke='currentColor' opacity='.3'/>"
             f"{dots}<text x='90' y='192' text-anchor='middle' font-size='11'>"
             f"(u, v) to {longest:.1f} Gλ</text></svg>"

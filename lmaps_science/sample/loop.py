@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from lmaps_science.noise import SampleNoise
 from lmaps_science.sample.checkpoint import Checkpoint, Track

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,4 +108,4 @@ class Result:
         )
 
     def _repr_html_(self) -> str:
-        return self.to_xarray()._repr_html_()
+        return f"<p>{html.escape(repr(self))}</p>{self.to_xarray()._repr_html_()}"

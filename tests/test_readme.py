@@ -1,0 +1,33 @@
+"""The Python in README.md runs as it stands, with fewer samples and levels."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from lmaps_science import GaussianPrior
+from lmaps_science.priors import StationaryCovariance
+
+README = Path(__file__).parents[1] / "README.md"
+BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
+FEWER = {"n_samples=8": "n_samples=1", "n_samples=4": "n_samples=1", "levels=80": "levels=3"}
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.splitlines()[0])
+def test_readme_python_runs(block, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("ehtim")
+    monkeypatch.chdir(tmp_path)
+    for many, few in FEWER.items():
+        block = block.replace(many, few)
+    given = {
+        "prior": GaussianPrior(torch.zeros(1, 64, 64), StationaryCovariance(torch.ones(1, 64, 64))),
+        "y": torch.zeros(1, 64),
+    }
+    # One block may use what the one before it imported, as a reader would.
+    imports = "\n".join(re.findall(r"^from .*|^import .*", "\n".join(BLOCKS), re.MULTILINE))
+    exec(compile(f"{imports}\n{block}", str(README), "exec"), given)
+    assert len(given["result"]) == 1
+    if "plot_reconstruction" in block:
+        assert (tmp_path / "figure.png").stat().st_size > 10_000
+        assert capsys.readouterr().out.startswith("Result(1 sample(s)")

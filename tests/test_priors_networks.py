@@ -300,3 +300,28 @@ def test_the_covariance_moves_with_its_network():
     assert moved.covariance.eigenvalues.dtype == torch.float64
     assert prior.covariance is covariance
     assert covariance.eigenvalues.dtype == torch.float32
+
+
+CROPS = {
+    "architecture": "song", "preconditioning": "edm", "image_shape": [2, 16, 16], "patch": 2,
+    "model_channels": 8, "channel_mult": [1, 2], "attn_resolutions": [],
+}  # fmt: skip
+
+
+def test_a_prior_trained_on_crops_serves_other_sizes():
+    torch.manual_seed(0)
+    prior = NetworkDenoiser(build_network(CROPS))
+    x = torch.randn(2, 2, 23, 30)
+    denoised = prior.for_size(23, 30)(x, 0.5)
+    assert denoised.shape == x.shape
+    padded = torch.nn.functional.pad(x, (0, 2, 0, 1), mode="reflect")
+    expected = prior.for_size(24, 32)(padded, 0.5)[..., :23, :30]
+    torch.testing.assert_close(denoised, expected)
+    assert prior.image_shape == (2, 16, 16)
+    assert prior.for_size(16, 16) is prior
+
+
+def test_a_prior_with_attention_refuses_other_sizes():
+    prior = NetworkDenoiser(build_network(CROPS | {"attn_resolutions": [8]}))
+    with pytest.raises(ValueError, match=r"16 x 16 pixels, not 24 x 24.*attn_resolutions=\[\]"):
+        prior.for_size(24, 24)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
 import math
@@ -211,8 +212,8 @@ def build_network(config: Mapping[str, Any]) -> PreconditionedNetwork:
     if patch not in (1, 2, 4):
         raise ValueError(f"network config: patch must be 1, 2 or 4, got {patch!r}.")
     options = {k: v for k, v in config.items() if k in unet_options}
-    mult = options.get("channel_mult", inspect.signature(unet).parameters["channel_mult"].default)
-    grain = patch * 2 ** (len(mult) - 1)
+    mult = options.get("channel_mult", _default(unet, "channel_mult"))
+    grain = _grain(config)
     if height % grain or width % grain:
         raise ValueError(
             f"network config: an image of {height} x {width} pixels cannot be halved "
@@ -228,6 +229,23 @@ def build_network(config: Mapping[str, Any]) -> PreconditionedNetwork:
     model = unet(channels * patch**2, out_channels, height // patch, **options)
     wrapped = {k: v for k, v in config.items() if k in wrapper_options}
     return wrapper(model, config, patch, **wrapped)
+
+
+def _default(unet: Callable[..., nn.Module], name: str) -> Any:
+    return inspect.signature(unet).parameters[name].default
+
+
+def _grain(config: Mapping[str, Any]) -> int:
+    """What the sides of an image must be divisible by."""
+    mult = config.get(
+        "channel_mult", _default(ARCHITECTURES[config["architecture"]], "channel_mult")
+    )
+    return int(config.get("patch", 1)) * 2 ** (len(mult) - 1)
+
+
+def _attends(config: Mapping[str, Any]) -> bool:
+    default = _default(ARCHITECTURES[config["architecture"]], "attn_resolutions")
+    return len(config.get("attn_resolutions", default)) > 0
 
 
 def _check_types(config: Mapping[str, Any], *owners: Callable[..., Any]) -> None:
@@ -300,6 +318,28 @@ class NetworkDenoiser(Denoiser):
         self.metadata = dict(metadata or {})
         self.covariance = covariance
 
+    def for_size(self, height: int, width: int) -> NetworkDenoiser:
+        """The same prior for images of another size, where the network was made for crops.
+
+        That is one whose ``attn_resolutions`` are empty: it looks at the whole image in the middle
+        of the U-Net at most. Sides that it cannot halve are padded by reflection on the way in.
+
+        Raises:
+            ValueError: another kind of network.
+        """
+        channels, *size = self.image_shape
+        if [height, width] == size:
+            return self
+        config = getattr(self.network, "config", {})
+        if "architecture" not in config or _attends(config):
+            raise ValueError(
+                f"this prior is for images of {size[0]} x {size[1]} pixels, not {height} x {width}. "
+                "One that is trained on crops serves every size: train it with attn_resolutions=[]."
+            )
+        resized = copy.copy(self)
+        resized.image_shape = (channels, height, width)
+        return resized
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
@@ -322,5 +362,9 @@ class NetworkDenoiser(Denoiser):
         context = (
             nullcontext() if self.autocast is None else torch.autocast(x.device.type, self.autocast)
         )
+        height, width = x.shape[-2:]
+        grain = _grain(self.network.config) if hasattr(self.network, "config") else 1
+        if height % grain or width % grain:
+            x = F.pad(x, (0, -width % grain, 0, -height % grain), mode="reflect")
         with context:
-            return self.network(x, sigma).to(x.dtype)
+            return self.network(x, sigma)[..., :height, :width].to(x.dtype)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from instances_mri import MRI_OPERATORS
 
 from lmaps_science.local_map import BarzilaiBorwein, ConjugateGradient, GradientSteps
 from lmaps_science.misfit import ClosureMisfit, GaussianMisfit, Misfit
@@ -143,6 +144,7 @@ OPERATORS: list[Callable[[], Operator]] = [
     visibilities,
     visibilities_even_size,
     visibilities_nufft,
+    *MRI_OPERATORS,
 ]
 
 

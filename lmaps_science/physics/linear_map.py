@@ -1,0 +1,29 @@
+"""Linear maps that PyTorch does not differentiate by itself, or not as fast as their transpose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["LinearMap"]
+
+
+class LinearMap(torch.autograd.Function):
+    """`LinearMap.apply(x, apply, transpose)` is `apply(x)`, with `transpose` as its derivative.
+
+    Both take and give tensors; the derivative of the derivative is `apply` again.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, apply: Callable, transpose: Callable) -> Tensor:
+        """`apply(x)`."""
+        ctx.maps = transpose, apply
+        return apply(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        """`transpose(gradient)`."""
+        return LinearMap.apply(gradient, *ctx.maps), None, None

@@ -1,0 +1,193 @@
+"""Multi-coil magnetic resonance imaging: k-space samples of a complex image, seen by several coils.
+
+Images are real (B, 2, H, W): real and imaginary part. k-space is centred, the zero frequency of an
+axis of n samples at n // 2, and orthonormal, so that the operator has norm 1 where the coil maps
+have unit norm (sum_c |S_c|^2 = 1).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from lmaps_science.arrays import real_dtype
+from lmaps_science.operators import LinearOperator
+from lmaps_science.physics.linear_map import LinearMap
+
+__all__ = ["MultiCoilMRI"]
+
+
+class MultiCoilMRI(LinearOperator):
+    """Cartesian k-space, (B, 2, H, W) -> complex (B, coils, H, W), zero where not sampled.
+
+        y_c = M F (S_c x),    F[k, p] = exp(-2 pi i sum_d (k_d - c_d)(p_d - c_d) / n_d) / sqrt(HW)
+
+    with c_d = n_d // 2. `maps` S are complex (coils, H, W), or (B, coils, H, W) with maps for each
+    image of the batch; their dtype and device are the operator's. `mask` M holds 0 and 1: (H, W);
+    whole lines as (1, W), which keeps columns, or (H, 1), which keeps rows; or (B, H, W), one for
+    each image. `normal` costs 1-D transforms alone where the mask consists of whole lines.
+
+    Raises ValueError for maps that are not complex, not finite or zero everywhere, for a mask that
+    does not fit them, is empty or holds other values, and for a batch other than that of the maps
+    and masks.
+
+    Example:
+        operator = MultiCoilMRI(maps, line_mask(maps.shape[-2:], acceleration=4))
+    """
+
+    def __init__(self, maps: ArrayLike | Tensor, mask: ArrayLike | Tensor):
+        self.maps = _checked_maps(type(self).__name__, maps)
+        coils, height, width = self.maps.shape[-3:]
+        self.image_shape, self.data_shape = (2, height, width), (coils, height, width)
+        self.mask = _checked_mask(mask, self.maps)
+        batches = {len(t) for t, ndim in ((self.maps, 4), (self.mask, 3)) if t.ndim == ndim}
+        if len(batches) > 1:
+            raise ValueError(
+                f"MultiCoilMRI: maps for {len(self.maps)} images and masks for {len(self.mask)}; "
+                "give as many of each, or one for all."
+            )
+        self.batch = batches.pop() if batches else None
+        self._build()
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> MultiCoilMRI:
+        """Copy on `device` in `dtype`, its tables computed anew in double precision."""
+        moved = super().to(device=device, dtype=dtype)
+        moved._build()
+        return moved
+
+    def _build(self) -> None:
+        """Tables that replace the shifts of a centred transform.
+
+        F = post fft2(pre x): a product with `pre` moves the frequencies, one with `post` the
+        pixels; the mask goes into `post`. The normal operator needs neither: there a mask in the
+        order of fft does, and of whole lines that of their axis, made the last one (contiguous).
+        """
+        height, width = self.maps.shape[-2:]
+        self._pre, phase = _centring(height, width, like=self.maps)
+        self._post = self.mask * phase
+        keeps_columns = bool((self.mask == self.mask[..., :1, :]).all())
+        keeps_rows = bool((self.mask == self.mask[..., :, :1]).all())
+        self._transposed = keeps_rows and not keeps_columns
+        self._normal_maps = self.maps.mT.contiguous() if self._transposed else self.maps
+        self._normal_dims = [-1] if keeps_columns or keeps_rows else [-2, -1]
+        order = self.mask.mT if self._transposed else self.mask
+        order = torch.fft.ifftshift(order, dim=(-2, -1)).to(real_dtype(self.maps.dtype))
+        self._normal_mask = order[..., :1, :] if keeps_columns or keeps_rows else order
+
+    def _check_image(self, x: Tensor) -> None:
+        super()._check_image(x)
+        self._check_batch(x, "image")
+
+    def _check_data(self, y: Tensor) -> None:
+        super()._check_data(y)
+        self._check_batch(y, "data")
+
+    def _check_batch(self, x: Tensor, name: str) -> None:
+        if self.batch not in (None, len(x)):
+            raise ValueError(
+                f"MultiCoilMRI: {name} of batch {len(x)} for maps or masks of batch {self.batch}; "
+                "expected as many, or build the operator of one image, e.g. "
+                "MultiCoilMRI(maps[0], mask[0])."
+            )
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return LinearMap.apply(x, self._sense, self._combine)
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        return LinearMap.apply(y, self._combine, self._sense)
+
+    def normal(self, x: Tensor) -> Tensor:
+        """A^H A x, like `x`: sum_c conj(S_c) F^-1 M F (S_c x)."""
+        self._check_image(x)
+        return LinearMap.apply(x, self._normal, self._normal)
+
+    # Coil by coil: an image stays in the cache through all of its steps, which takes half the time
+    # of passes over all coils.
+
+    def _sense(self, x: Tensor) -> Tensor:
+        image = _as_complex(x) * self._pre
+        y = image.new_empty((len(x), *self.maps.shape[-3:]))
+        for c, maps in enumerate(self.maps.unbind(-3)):
+            torch.mul(torch.fft.fft2(maps * image, norm="ortho"), self._post, out=y[:, c])
+        return y
+
+    def _combine(self, y: Tensor) -> Tensor:
+        image = torch.zeros_like(self._pre).repeat(len(y), 1, 1)
+        post = self._post.conj().resolve_conj()
+        for c, maps in enumerate(self.maps.unbind(-3)):
+            image.addcmul_(torch.fft.ifft2(y[:, c] * post, norm="ortho"), maps.conj())
+        return _as_channels(image * self._pre.conj())
+
+    def _normal(self, x: Tensor) -> Tensor:
+        image = _as_complex(x.mT.contiguous() if self._transposed else x)
+        total, dims = torch.zeros_like(image), self._normal_dims
+        for maps in self._normal_maps.unbind(-3):
+            seen = torch.fft.fftn(maps * image, dim=dims).mul_(self._normal_mask)
+            total.addcmul_(torch.fft.ifftn(seen, dim=dims), maps.conj())
+        channels = _as_channels(total)
+        return channels.mT.contiguous() if self._transposed else channels
+
+
+def _checked_maps(owner: str, maps: ArrayLike | Tensor) -> Tensor:
+    s = torch.as_tensor(maps)
+    if s.ndim not in (3, 4) or 0 in s.shape:
+        raise ValueError(
+            f"{owner}: maps have shape {tuple(s.shape)}, expected (coils, H, W) or "
+            "(B, coils, H, W). For a single coil add its axis, e.g. maps[None]."
+        )
+    if not s.is_complex():
+        raise ValueError(
+            f"{owner}: maps have dtype {s.dtype}, expected a complex one: a coil map has a phase. "
+            "For maps that are truly real: maps.astype('complex64')."
+        )
+    finite = torch.isfinite(torch.view_as_real(s.resolve_conj())).all()
+    if not bool(finite) or not bool((s != 0).any()):
+        what = "hold non-finite values" if not bool(finite) else "are zero everywhere"
+        raise ValueError(
+            f"{owner}: the coil maps {what}: their estimation failed. Estimate them with "
+            "lmaps_science.physics.coils.estimate_maps, or give other maps."
+        )
+    return s.resolve_conj().contiguous()
+
+
+def _checked_mask(mask: ArrayLike | Tensor, maps: Tensor) -> Tensor:
+    m, (height, width) = torch.as_tensor(mask, device=maps.device), maps.shape[-2:]
+    fits = m.ndim in (2, 3) and m.shape[-2] in (1, height) and m.shape[-1] in (1, width)
+    if not fits or tuple(m.shape[-2:]) == (1, 1) != (height, width):
+        raise ValueError(
+            f"MultiCoilMRI: mask has shape {tuple(m.shape)}, expected ({height}, {width}), "
+            f"(1, {width}) to keep columns, ({height}, 1) to keep rows, or a batch of these. A "
+            "1-D mask of lines needs its axis, e.g. mask[None, :] or mask[:, None]."
+        )
+    if m.is_complex() or not bool(((m == 0) | (m == 1)).all()):
+        raise ValueError(
+            "MultiCoilMRI: the mask holds values other than 0 and 1; give e.g. mask > 0."
+        )
+    if not bool(m.any()):
+        raise ValueError("MultiCoilMRI: the mask is empty: no sample was acquired.")
+    return m.bool().expand(*m.shape[:-2], height, width).contiguous()
+
+
+def _centring(height: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """(pre, post), each (H, W), with centred_fft2(x) = post fft2(pre x): for even and odd sizes.
+
+    (k - c)(p - c) = k p - c p - c k + c^2, with c = n // 2.
+    """
+    pre, post = np.ones((1, 1), dtype=np.complex128), np.ones((1, 1), dtype=np.complex128)
+    for n, shape in ((height, (-1, 1)), (width, (1, -1))):
+        index, c = np.arange(n), n // 2
+        pre = pre * np.exp(2j * np.pi * (c * index % n) / n).reshape(shape)
+        post = post * np.exp(2j * np.pi * (c * (index - c) % n) / n).reshape(shape)
+    return torch.as_tensor(pre).to(like), torch.as_tensor(post).to(like)
+
+
+def _as_complex(x: Tensor) -> Tensor:
+    return torch.complex(x[:, 0], x[:, 1])
+
+
+def _as_channels(image: Tensor) -> Tensor:
+    return torch.stack([image.real, image.imag], dim=1)

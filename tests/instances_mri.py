@@ -1,0 +1,35 @@
+"""MRI operators for the property tests, in float64: see registries.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from lmaps_science.operators import Operator
+from lmaps_science.physics.mri import MultiCoilMRI
+from lmaps_science.physics.sampling import line_mask
+
+Shape = tuple[int, ...]
+
+
+def small_maps(shape: Shape) -> torch.Tensor:
+    """Complex maps (..., coils, H, W) without any symmetry."""
+    generator = torch.Generator().manual_seed(2)
+    return torch.randn(shape, generator=generator, dtype=torch.complex128) / shape[-3] ** 0.5
+
+
+def mri_columns() -> Operator:
+    return MultiCoilMRI(small_maps((3, 7, 10)), line_mask((7, 10), 2, axis=-1))
+
+
+def mri_rows() -> Operator:
+    return MultiCoilMRI(small_maps((3, 9, 6)), line_mask((9, 6), 2, axis=-2))
+
+
+def mri_points() -> Operator:
+    generator = torch.Generator().manual_seed(5)
+    return MultiCoilMRI(small_maps((2, 5, 7)), torch.rand((5, 7), generator=generator) < 0.5)
+
+
+MRI_OPERATORS: list[Callable[[], Operator]] = [mri_columns, mri_points, mri_rows]

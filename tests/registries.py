@@ -27,7 +27,22 @@ from lmaps_science.priors import (
     from_function,
 )
 from lmaps_science.sample import InverseProblem, Solver
-from lmaps_science.solvers import DAPS, DPS, LMAPS, DiffPIR, Langevin, Metropolis, REDDiff
+from lmaps_science.solvers import (
+    DAPS,
+    DDNM,
+    DDRM,
+    DPS,
+    LMAPS,
+    AnnealedLangevin,
+    DiffPIR,
+    Langevin,
+    Metropolis,
+    PerturbAndMAP,
+    PiGDM,
+    PnPDM,
+    REDDiff,
+    ScoreMRI,
+)
 
 
 class DenseSVD(SVDOperator):
@@ -268,6 +283,10 @@ PROBLEMS: list[Callable[[], InverseProblem]] = [
 ]
 
 
+def annealed_langevin() -> Solver:
+    return AnnealedLangevin(levels=50, rate=0.3, sigma_max=10.0)
+
+
 def daps() -> Solver:
     return DAPS(levels=12, ode_steps=2, local=Metropolis(30), sigma_max=10.0)
 
@@ -276,8 +295,20 @@ def daps_langevin() -> Solver:
     return DAPS(levels=12, ode_steps=1, local=Langevin(20, 1e-3), sigma_max=10.0)
 
 
+def ddnm() -> Solver:
+    return DDNM(levels=12)
+
+
+def ddrm() -> Solver:
+    return DDRM(levels=12)
+
+
 def diffpir() -> Solver:
     return DiffPIR(levels=12, regularisation=1.0)
+
+
+def diffpir_conjugate_gradient() -> Solver:
+    return DiffPIR(levels=12, regularisation=1.0, local=ConjugateGradient())
 
 
 def dps() -> Solver:
@@ -304,19 +335,43 @@ def lmaps_gradient_steps() -> Solver:
     return LMAPS(levels=12, kappa1=1.0, kappa2=1.0, local=GradientSteps(20, 0.01), sigma_max=10.0)
 
 
+def pigdm() -> Solver:
+    return PiGDM(levels=20)
+
+
+def pnp_dm() -> Solver:
+    return PnPDM(levels=10, prior_steps=3, local=Metropolis(20))
+
+
+def pnp_dm_perturb_and_map() -> Solver:
+    return PnPDM(levels=10, prior_steps=3, local=PerturbAndMAP())
+
+
 def red_diff() -> Solver:
     return REDDiff(levels=60)
 
 
+def score_mri() -> Solver:
+    return ScoreMRI(levels=30)
+
+
 SOLVERS: list[Callable[[], Solver]] = [
+    annealed_langevin,
     daps,
     daps_langevin,
+    ddnm,
+    ddrm,
     diffpir,
+    diffpir_conjugate_gradient,
     dps,
     dps_paper,
     lmaps,
     lmaps_barzilai_borwein,
     lmaps_conjugate_gradient,
     lmaps_gradient_steps,
+    pigdm,
+    pnp_dm,
+    pnp_dm_perturb_and_map,
     red_diff,
+    score_mri,
 ]

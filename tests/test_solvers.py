@@ -24,7 +24,7 @@ from lmaps_science.operators import Affine, Scaling
 from lmaps_science.priors import DiagonalCovariance, GaussianMixturePrior, GaussianPrior
 from lmaps_science.sample import InverseProblem, State, sample
 from lmaps_science.solvers import DAPS, DPS, LMAPS, DiffPIR, Langevin, Metropolis, REDDiff
-from lmaps_science.solvers.daps import LocalPosterior
+from lmaps_science.solvers.local_posterior import LocalPosterior
 from lmaps_science.solvers.lmaps import TABLE_4
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

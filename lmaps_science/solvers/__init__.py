@@ -3,20 +3,34 @@
 ``regularised_maximum_likelihood`` is the one that needs no prior, and stands on its own.
 """
 
-from lmaps_science.solvers.daps import DAPS, Langevin, Metropolis
+from lmaps_science.solvers.annealed_langevin import AnnealedLangevin
+from lmaps_science.solvers.daps import DAPS
+from lmaps_science.solvers.ddnm import DDNM
+from lmaps_science.solvers.ddrm import DDRM
 from lmaps_science.solvers.diffpir import DiffPIR
 from lmaps_science.solvers.dps import DPS
 from lmaps_science.solvers.lmaps import LMAPS
+from lmaps_science.solvers.local_posterior import Langevin, Metropolis, PerturbAndMAP
+from lmaps_science.solvers.pigdm import PiGDM
+from lmaps_science.solvers.pnp_dm import PnPDM
 from lmaps_science.solvers.red_diff import REDDiff
 from lmaps_science.solvers.rml import regularised_maximum_likelihood
+from lmaps_science.solvers.score_mri import ScoreMRI
 
 __all__ = [
     "DAPS",
+    "DDNM",
+    "DDRM",
     "DPS",
     "LMAPS",
+    "AnnealedLangevin",
     "DiffPIR",
     "Langevin",
     "Metropolis",
+    "PerturbAndMAP",
+    "PiGDM",
+    "PnPDM",
     "REDDiff",
+    "ScoreMRI",
     "regularised_maximum_likelihood",
 ]

@@ -1,0 +1,75 @@
+r"""Annealed Langevin dynamics for compressed sensing (CSGM-MRI).
+
+Source: Jalal et al. 2021, "Robust Compressed Sensing MRI with Deep Generative Priors", section 3;
+in noise-level notation: the prior's score is ``(D(x, sigma) - x) / sigma^2``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lmaps_science.misfit import GaussianMisfit
+from lmaps_science.noise import SampleNoise, ve_schedule
+from lmaps_science.sample import InverseProblem, State, start
+
+__all__ = ["AnnealedLangevin"]
+
+
+@dataclass(frozen=True)
+class AnnealedLangevin:
+    r"""Langevin steps on the posterior of the noisy image, one noise level after the other.
+
+    .. math:: x \leftarrow x + \eta_i \left(\frac{D(x, \sigma_i) - x}{\sigma_i^2} +
+        A^T \frac{y - H(x)}{\sigma_y^2 + \gamma_i^2}\right) + \sqrt{2 \eta_i} n
+
+    with the steps ``eta_i = rate sigma_i^2`` and the paper's annealed ``gamma_i`` set to
+    ``||A|| sigma_i``, the noise of the image as the data see it at most: no step is too long then,
+    whatever the operator and its noise. The limit of many levels and small rates samples the
+    posterior. The result is the denoised image of the last step.
+
+    Args:
+        levels: noise levels T; the paper has 2311, with 3 steps each. The ratio of neighbours
+            should be close to 1, the more so the more pixels there are.
+        steps: Langevin steps of a level, one denoiser call each.
+        rate: step length in units of sigma^2; stable below 1.
+        sigma_max, sigma_min: ends of the geometric noise schedule.
+    """
+
+    levels: int = 300
+    steps: int = 3
+    rate: float = 0.2
+    sigma_max: float = 100.0
+    sigma_min: float = 0.01
+    requires = frozenset({"gaussian", "linear"})
+
+    def __post_init__(self) -> None:
+        if not (self.steps >= 1 and 0 < self.rate < 1):
+            raise ValueError(
+                f"AnnealedLangevin needs steps >= 1 and 0 < rate < 1, got steps={self.steps}, "
+                f"rate={self.rate}."
+            )
+        ve_schedule(self.levels, self.sigma_max, self.sigma_min)  # refuses what it cannot make
+
+    @property
+    def sigmas(self) -> Tensor:
+        return ve_schedule(self.levels, self.sigma_max, self.sigma_min)
+
+    def init(self, problem: InverseProblem, noise: SampleNoise) -> State:
+        pure, operator = start(problem, noise, self.sigmas[0]), problem.misfit.operator.linear
+        assert operator is not None, "requires linear"
+        norm = pure.x.new_tensor(operator.norm())
+        return State(x=pure.x, estimate=pure.estimate, extra={"operator_norm": norm})
+
+    def step(self, i: int, state: State, problem: InverseProblem, noise: SampleNoise) -> State:
+        sigma, misfit, x = float(self.sigmas[i]), problem.misfit, state.x
+        assert isinstance(misfit, GaussianMisfit), "requires gaussian"
+        gamma = state.extra["operator_norm"] * sigma
+        widened = GaussianMisfit(misfit.operator, misfit.y, (misfit.sigma**2 + gamma**2).sqrt())
+        eta = self.rate * sigma**2
+        for k in range(self.steps):
+            denoised = problem.prior(x, sigma)
+            score = (denoised - x) / sigma**2 - widened.gradient(x)[0]
+            x = x + eta * score + (2 * eta) ** 0.5 * noise.normal(x, 1, i, k)
+        return State(x=x, estimate=denoised, extra=state.extra)

@@ -1,0 +1,65 @@
+r"""Denoising diffusion null-space model (DDNM+).
+
+Source: Wang et al. 2023, "Zero-Shot Image Restoration Using Denoising Diffusion Null-Space Model",
+section 3.3 (eq. 17 and 18) and its appendix on general noise; in noise-level notation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lmaps_science.noise import SampleNoise, vp_schedule
+from lmaps_science.sample import InverseProblem, State, start
+from lmaps_science.solvers.spectral import spectrum
+
+__all__ = ["DDNM"]
+
+
+@dataclass(frozen=True)
+class DDNM:
+    r"""Ancestral sampling whose denoised images take from the data what the data can tell.
+
+    .. math:: \hat x = D(x, \sigma_i) + V \Lambda V^T A^\dagger (y - H(D(x, \sigma_i)))
+
+    Without noise ``Lambda`` is the identity (DDNM): only the null space is the prior's. With noise
+    (DDNM+) it falls below 1 where the data would bring more noise than the step has room for, and
+    the fresh noise is less by what the data bring: the noise of every level is white.
+
+    Args:
+        levels: noise levels T.
+        time_min: end of the variance-preserving schedule with linear beta.
+    """
+
+    levels: int = 100
+    time_min: float = 1e-3
+    requires = frozenset({"gaussian", "svd"})
+
+    def __post_init__(self) -> None:
+        vp_schedule(self.levels, time_min=self.time_min)  # refuses what it cannot make
+
+    @property
+    def sigmas(self) -> Tensor:
+        return vp_schedule(self.levels, time_min=self.time_min)
+
+    def init(self, problem: InverseProblem, noise: SampleNoise) -> State:
+        return start(problem, noise, self.sigmas[0])
+
+    def step(self, i: int, state: State, problem: InverseProblem, noise: SampleNoise) -> State:
+        sigma, after = float(self.sigmas[i]), float(self.sigmas[i + 1])
+        data, denoised = spectrum(problem), problem.prior(state.x, sigma)
+        shrink = (after / sigma) ** 2
+        spread = after * (1 - shrink) ** 0.5  # sigma_t of eq. 18: the room for noise in x'
+        brought = (1 - shrink) * data.noise  # a_t sigma_y / s: what the data bring at Lambda = 1
+        weight = (spread / brought).clamp_max(1.0)  # Lambda
+        estimate = denoised + data.operator.V(
+            weight * (data.data - data.operator.Vt(denoised))
+        )  # eq. 17
+        x = estimate + shrink * (state.x - estimate)  # the ancestral step
+        if after > 0:
+            fresh = noise.normal(x, 1, i)
+            used = (weight * brought).nan_to_num(0.0)  # 0 times infinity: there are no data
+            left = (spread**2 - used**2).clamp_min(0).sqrt()  # Phi
+            x = x + spread * fresh + data.operator.V((left - spread) * data.operator.Vt(fresh))
+        return State(x=x, estimate=estimate)

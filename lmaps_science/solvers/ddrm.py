@@ -1,0 +1,77 @@
+r"""Denoising diffusion restoration models (DDRM).
+
+Source: Kawar et al. 2022, "Denoising Diffusion Restoration Models", eq. 7 and 8, which are in
+noise-level notation; equations cited line by line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lmaps_science.noise import SampleNoise, vp_schedule
+from lmaps_science.sample import InverseProblem, State, start
+from lmaps_science.solvers.spectral import spectrum
+
+__all__ = ["DDRM"]
+
+
+@dataclass(frozen=True)
+class DDRM:
+    r"""Put the data in place of the noise, coefficient by coefficient of the operator's SVD.
+
+    A coefficient whose datum is less noisy than the next level, ``sigma_y / s <= sigma_{i+1}``, is
+    drawn around it; for the others a part of the noise comes from the data, or from x where there
+    are none. Seen from the true image, the noise of every level is white: the denoiser meets what
+    it was trained on.
+
+    Args:
+        levels: noise levels T; the paper's 20 serve well.
+        eta: share of fresh noise where the data are noisier than the image.
+        eta_data: eta_b, weight of the data against the denoised image where they are less noisy.
+        time_min: end of the variance-preserving schedule with linear beta.
+    """
+
+    levels: int = 20
+    eta: float = 0.85
+    eta_data: float = 1.0
+    time_min: float = 1e-3
+    requires = frozenset({"gaussian", "svd"})
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.eta <= 1 and 0 <= self.eta_data <= 1):
+            raise ValueError(
+                f"DDRM needs 0 <= eta <= 1 and 0 <= eta_data <= 1, got eta={self.eta}, eta_data="
+                f"{self.eta_data}."
+            )
+        vp_schedule(self.levels, time_min=self.time_min)  # refuses what it cannot make
+
+    @property
+    def sigmas(self) -> Tensor:
+        return vp_schedule(self.levels, time_min=self.time_min)
+
+    def init(self, problem: InverseProblem, noise: SampleNoise) -> State:
+        pure, data = start(problem, noise, self.sigmas[0]), spectrum(problem)
+        sigma = float(self.sigmas[0])
+        c = data.operator.Vt(pure.x)  # eq. 7
+        keep = (1 - (data.noise / sigma) ** 2).clamp_min(0).sqrt()
+        drawn = torch.where(data.noise < sigma, data.data + keep * c, c)
+        return State(x=pure.x + data.operator.V(drawn - c), estimate=pure.estimate)
+
+    def step(self, i: int, state: State, problem: InverseProblem, noise: SampleNoise) -> State:
+        sigma, after = float(self.sigmas[i]), float(self.sigmas[i + 1])
+        data, denoised = spectrum(problem), problem.prior(state.x, sigma)
+        fresh = noise.normal(denoised, 1, i)
+        old = (1 - self.eta**2) ** 0.5 * after
+        # eq. 8, first line: no data, the noise of x goes on
+        x = denoised + old * (state.x - denoised) / sigma + self.eta * after * fresh
+        d, n, base = (data.operator.Vt(image) for image in (denoised, fresh, x))
+        # second line: data noisier than the level; their own noise goes on
+        noisy = d + old * (data.data - d) / data.noise + self.eta * after * n
+        # third line: data less noisy than the level; noise is added to them
+        left = (after**2 - (self.eta_data * data.noise) ** 2).clamp_min(0).sqrt()
+        clean = d + self.eta_data * (data.data - d) + left * n
+        drawn = torch.where(data.noise <= after, clean, torch.where(data.seen, noisy, base))
+        return State(x=x + data.operator.V(drawn - base), estimate=denoised)

@@ -1,0 +1,165 @@
+r"""The local posterior of one noise level, and samplers that can be swapped for it.
+
+What ``lmaps_science.local_map`` is to a maximum, this is to a draw:
+
+.. math:: -\log p(z) = \frac{||z - m||^2}{2 r^2} + \frac{L(z)}{\tau} + const
+
+with the mean ``m`` and the radius ``r`` of a local Gaussian prior and a temperature ``tau``.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lmaps_science.arrays import inner, norm, per_sample
+from lmaps_science.local_map import ConjugateGradient, LocalProblem, LocalSolver
+from lmaps_science.misfit import GaussianMisfit, Misfit
+
+__all__ = ["Langevin", "LocalPosterior", "LocalSampler", "Metropolis", "PerturbAndMAP"]
+
+Normal = Callable[[Tensor, int], Tensor]  # normal(like, draw): numbers of this level
+
+
+@dataclass(frozen=True)
+class LocalPosterior:
+    """``-log p(z) = |z - mean|^2 / (2 radius^2) + L(z) / temperature``, up to a constant."""
+
+    mean: Tensor
+    misfit: Misfit
+    radius: float
+    temperature: float
+
+    def gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradient, like ``z``, and the values (B,)."""
+        slope, misfit = self.misfit.gradient(z)
+        away = (z - self.mean) / self.radius**2
+        value = 0.5 * inner(z - self.mean, away) + misfit / self.temperature
+        return away + slope / self.temperature, value
+
+
+class LocalSampler(Protocol):
+    """Anything that takes a :class:`LocalPosterior` to one draw (about) from it.
+
+    ``progress`` runs from 0 at the first noise level to 1 at the last.
+    """
+
+    requires: frozenset[str]
+
+    def __call__(self, target: LocalPosterior, progress: float, normal: Normal) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Langevin:
+    """Unadjusted Langevin steps, from the mean.
+
+    The learning rate belongs to one operator and noise; it falls linearly over the noise levels,
+    to ``last`` of itself. :class:`Metropolis` needs none.
+    """
+
+    steps: int = 100
+    learning_rate: float = 1e-4
+    last: float = 0.01
+    requires = frozenset({"differentiable"})
+
+    def __post_init__(self) -> None:
+        if not (self.steps >= 1 and self.learning_rate > 0 and self.last > 0):
+            raise ValueError(f"Langevin needs steps >= 1 and positive rates, got {self!r}.")
+
+    def __call__(self, target: LocalPosterior, progress: float, normal: Normal) -> Tensor:
+        rate = self.learning_rate * (1 + progress * (self.last - 1))
+        z = target.mean
+        for k in range(self.steps):
+            z = z - rate * target.gradient(z)[0] + (2 * rate) ** 0.5 * normal(z, k)
+        return z
+
+
+@dataclass(frozen=True)
+class Metropolis:
+    """Hamiltonian Monte Carlo from the mean, with steps that find their own length.
+
+    A proposal is a path of ``leaps`` leapfrog steps from a random momentum; with one it is a
+    Langevin step that may be refused (MALA). The length starts from the curvature along the
+    gradient; it grows by a tenth when a proposal is accepted and shrinks by a fifth when it is
+    refused: balance lies at 70 % acceptance, near the optimum of 65 %. ``steps`` are all leaps
+    together; there are two more evaluations of the misfit. Source: Neal 2011, "MCMC using
+    Hamiltonian dynamics".
+    """
+
+    steps: int = 100
+    leaps: int = 10
+    requires = frozenset({"differentiable"})
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.leaps <= self.steps:
+            raise ValueError(f"Metropolis needs 1 <= leaps <= steps, got {self!r}.")
+
+    def __call__(self, target: LocalPosterior, progress: float, normal: Normal) -> Tensor:
+        z = target.mean
+        slope, value = target.gradient(z)
+        length = self._first_length(target, slope)
+        for k in range(self.steps // self.leaps):
+            momentum = normal(z, 2 * k)
+            proposal, force, energy = z, slope, value + 0.5 * inner(momentum, momentum)
+            for _ in range(self.leaps):
+                momentum = momentum - 0.5 * length * force
+                proposal = proposal + length * momentum
+                force, there = target.gradient(proposal)
+                momentum = momentum - 0.5 * length * force
+            gain = energy - there - 0.5 * inner(momentum, momentum)
+            uniform = torch.special.ndtr(normal(value, 2 * k + 1))
+            accept = uniform.log() < gain.nan_to_num(-torch.inf, -torch.inf, -torch.inf)
+            z = torch.where(per_sample(accept, z), proposal, z)
+            slope = torch.where(per_sample(accept, z), force, slope)
+            value = torch.where(accept, there, value)
+            length = length * per_sample(torch.where(accept, 1.1, 0.8), z)
+        return z
+
+    @staticmethod
+    def _first_length(target: LocalPosterior, slope: Tensor) -> Tensor:
+        """1 / sqrt(curvature), from the secant over a probe of 1e-3 of the radius, (B, 1, 1, 1)."""
+        tiny = torch.finfo(slope.dtype).tiny
+        size = norm(slope).clamp_min(tiny)
+        probe = 1e-3 * target.radius * slope[0].numel() ** 0.5
+        there = target.gradient(target.mean - per_sample(probe / size, slope) * slope)[0]
+        curvature = (norm(slope - there) / probe).clamp_min(1 / target.radius**2)
+        return per_sample(curvature.rsqrt(), slope)
+
+
+@dataclass(frozen=True)
+class PerturbAndMAP:
+    r"""The minimiser for a mean and data with noise added: an exact draw where H is linear.
+
+    .. math:: z = argmin_z \frac{||z - m - r n_1||^2}{2 r^2}
+        + \frac{||y + \sqrt\tau \sigma_y n_2 - H(z)||^2}{2 \tau \sigma_y^2}
+
+    is N(mean, covariance) of the local posterior when the noise is Gaussian and H linear or affine,
+    to the precision of the ``local`` solver: a forward and an adjoint for each of its iterations.
+    What the data do not see is drawn exactly. With a nonlinear H (and ``local=LBFGS()``) the draw
+    is approximate. Source: Papandreou and Yuille 2010, "Gaussian sampling by local perturbations".
+    """
+
+    local: LocalSolver = field(default_factory=ConjugateGradient)
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return self.local.requires | {"gaussian"}
+
+    def __call__(self, target: LocalPosterior, progress: float, normal: Normal) -> Tensor:
+        misfit, temperature = copy.copy(target.misfit), target.temperature
+        assert isinstance(misfit, GaussianMisfit), "requires gaussian"
+        mean = target.mean + target.radius * normal(target.mean, 0)
+        # exp(-L) has the variance sigma^2 in the real and in the imaginary part of a datum; a
+        # complex normal number has 1/2 in each.
+        parts = 2.0 if misfit.y.is_complex() else 1.0
+        spread = (parts * temperature) ** 0.5 * misfit.sigma
+        data = misfit.y.expand(len(mean), *misfit.y.shape[1:])
+        misfit.y = data + spread * normal(data, 1)
+        # With kappa1 = 1 the local problem is this one up to a factor.
+        kappa2 = 1 / (temperature * misfit.objective_scale)
+        return self.local(LocalProblem(mean, misfit, target.radius, 1.0, kappa2))

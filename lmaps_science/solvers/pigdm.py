@@ -1,0 +1,79 @@
+r"""Pseudo-inverse guided diffusion (PiGDM).
+
+Source: Song et al. 2023, "Pseudoinverse-Guided Diffusion Models for Inverse Problems", algorithm 1,
+in noise-level notation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from lmaps_science.local_map import ConjugateGradient, LocalProblem, LocalSolver
+from lmaps_science.noise import SampleNoise, vp_schedule
+from lmaps_science.sample import InverseProblem, State, start
+
+__all__ = ["PiGDM"]
+
+
+@dataclass(frozen=True)
+class PiGDM:
+    r"""Ancestral sampling along the score of the posterior, for a round local prior.
+
+    With ``Cov[x0 | x] = r^2 I`` the data add to the denoised image ``m = D(x, sigma)``
+
+    .. math:: \sigma^2 \nabla_x \log p(y | x) = \sigma^2 J^T A^T
+        (r^2 A A^T + \sigma_y^2 I)^{-1} (y - H(m)) = \frac{\sigma^2}{r^2} J^T (z - m)
+
+    where ``J`` is the denoiser's Jacobian and ``z`` the local MAP estimate around ``m`` with that
+    covariance. It is exact, in the limit of many levels, for a white Gaussian prior of standard
+    deviation ``prior_std``. The paper adds ``r^2 / sigma^2`` of this in every step, whatever its
+    length; here the sum over the steps does not depend on their number.
+
+    Args:
+        levels: noise levels T.
+        prior_std: s in ``r^2 = sigma^2 s^2 / (sigma^2 + s^2)``; the paper has 1.
+        local: the solver of the local MAP problem.
+        time_min: end of the variance-preserving schedule with linear beta.
+    """
+
+    levels: int = 100
+    prior_std: float = 1.0
+    local: LocalSolver = field(default_factory=ConjugateGradient)
+    time_min: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if not self.prior_std > 0:
+            raise ValueError(f"PiGDM needs prior_std > 0, got {self.prior_std}.")
+        vp_schedule(self.levels, time_min=self.time_min)  # refuses what it cannot make
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return self.local.requires
+
+    @property
+    def sigmas(self) -> Tensor:
+        return vp_schedule(self.levels, time_min=self.time_min)
+
+    def init(self, problem: InverseProblem, noise: SampleNoise) -> State:
+        return start(problem, noise, self.sigmas[0])
+
+    def step(self, i: int, state: State, problem: InverseProblem, noise: SampleNoise) -> State:
+        sigma, after = float(self.sigmas[i]), float(self.sigmas[i + 1])
+        with torch.enable_grad():
+            x = state.x.detach().requires_grad_()
+            denoised = problem.prior(x, sigma)
+        m = denoised.detach()
+        r2 = sigma**2 * self.prior_std**2 / (sigma**2 + self.prior_std**2)
+        unit = problem.misfit.objective_scale
+        # With kappa1 = 1 the local problem is |z - m|^2 / (2 r^2) + L(z) up to a factor.
+        z = self.local(LocalProblem(m, problem.misfit, r2**0.5, 1.0, 1 / unit))
+        guidance = torch.autograd.grad(denoised, x, (z - m).to(denoised.dtype))[0]  # one VJP
+        estimate = m + sigma**2 / r2 * guidance.to(m.dtype)
+        shrink = (after / sigma) ** 2
+        x_next = estimate + shrink * (state.x - estimate)  # eta = 1
+        if after > 0:
+            x_next = x_next + after * (1 - shrink) ** 0.5 * noise.normal(m, 1, i)
+        return State(x=x_next, estimate=estimate)

@@ -1,0 +1,86 @@
+r"""Diffusion models as plug-and-play priors (PnP-DM): a split Gibbs sampler.
+
+Source: Wu et al. 2024, "Principled Probabilistic Imaging using Diffusion Models as Plug-and-Play
+Priors", algorithm 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from torch import Tensor
+
+from lmaps_science.noise import SampleNoise, edm_schedule, ve_schedule
+from lmaps_science.sample import InverseProblem, State
+from lmaps_science.solvers.local_posterior import LocalPosterior, LocalSampler, Metropolis
+
+__all__ = ["PnPDM"]
+
+
+@dataclass(frozen=True)
+class PnPDM:
+    r"""Draw in turn from the likelihood near x and from the prior near z, ever closer together.
+
+    .. math:: z \sim p(y | z) N(z; x, \rho_i^2 I), \qquad x \sim p(x) N(x; z, \rho_i^2 I)
+
+    The second is a denoising problem at noise level rho, solved by the reverse diffusion from
+    there to 0. At a fixed rho, x follows the posterior for data with the noise
+    ``sigma_y^2 I + rho^2 A A^T``: samples are those of the posterior as ``rho_min`` falls below
+    ``sigma_y / ||A||``, when the levels are many and both draws exact.
+
+    Args:
+        levels: couplings rho_i, one draw of z and one of x each.
+        prior_steps: denoiser calls of a draw of x.
+        local: how z is drawn: ``PerturbAndMAP()``, exact where the operator is linear and the noise
+            Gaussian, or any other of ``lmaps_science.solvers.local_posterior``.
+        rho_max, rho_min: ends of the geometric schedule of couplings; the paper's ratio is 0.9.
+    """
+
+    levels: int = 60
+    prior_steps: int = 20
+    local: LocalSampler = field(default_factory=Metropolis)
+    rho_max: float = 10.0
+    rho_min: float = 0.02
+
+    def __post_init__(self) -> None:
+        if self.prior_steps < 1:
+            raise ValueError(f"PnPDM needs prior_steps >= 1, got {self.prior_steps}.")
+        ve_schedule(self.levels, self.rho_max, self.rho_min)  # refuses what it cannot make
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return self.local.requires
+
+    @property
+    def sigmas(self) -> Tensor:
+        """The couplings, and 0."""
+        return ve_schedule(self.levels, self.rho_max, self.rho_min)
+
+    def init(self, problem: InverseProblem, noise: SampleNoise) -> State:
+        # Not noise: x plays the part of a clean image.
+        zero = problem.like(len(noise.samples))
+        return State(x=zero, estimate=zero)
+
+    def step(self, i: int, state: State, problem: InverseProblem, noise: SampleNoise) -> State:
+        rho = float(self.sigmas[i])
+        target = LocalPosterior(state.x, problem.misfit, rho, temperature=1.0)
+        z = self.local(  # the likelihood step (section 3.1)
+            target, i / self.levels, lambda like, draw: noise.normal(like, 2, i, draw)
+        )
+        x = self._prior_draw(z, i, problem, noise)  # the prior step (section 3.2)
+        return State(x=x, estimate=x)
+
+    def _prior_draw(self, x: Tensor, i: int, problem: InverseProblem, noise: SampleNoise) -> Tensor:
+        """The reverse SDE from rho_i to 0, each step exact for a constant denoised image.
+
+        x' ~ N(D + (s'^2 / s^2) (x - D), s'^2 (1 - s'^2 / s^2)).
+        """
+        rho = float(self.sigmas[i])
+        grid = edm_schedule(self.prior_steps, rho, min(0.01, 0.1 * rho)).tolist()
+        for k, (sigma, after) in enumerate(pairwise(grid)):
+            denoised, shrink = problem.prior(x, sigma), (after / sigma) ** 2
+            x = denoised + shrink * (x - denoised)
+            if after > 0:
+                x = x + after * (1 - shrink) ** 0.5 * noise.normal(x, 1, i, k)
+        return x

@@ -1,0 +1,87 @@
+r"""Score-based diffusion for accelerated MRI (Score-MRI): predictor, corrector, projection.
+
+Source: Chung and Ye 2022, "Score-based diffusion models for accelerated MRI", algorithm 1;
+predictor and corrector are those of Song et al. 2021. In noise-level notation: the score is
+``(D(x, sigma) - x) / sigma^2``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lmaps_science.arrays import norm, per_sample
+from lmaps_science.misfit import GaussianMisfit
+from lmaps_science.noise import SampleNoise, ve_schedule
+from lmaps_science.sample import InverseProblem, State, start
+
+__all__ = ["ScoreMRI"]
+
+
+@dataclass(frozen=True)
+class ScoreMRI:
+    r"""A step of the reverse diffusion, one of Langevin, and after each a step to the data.
+
+    The step to the data is ``x <- x + lambda A^T (y - H(x)) / ||A||^2``, for ``lambda = 1`` and
+    ``A A^T`` a multiple of the identity a projection: the method takes the data as exact, and does
+    not ask for their noise.
+
+    Args:
+        levels: noise levels T, two denoiser calls each; the paper has 2000.
+        consistency: lambda, the length of the step to the data; stable below 2.
+        snr: signal-to-noise ratio r of the Langevin step, ``eps = 2 (r ||n|| / ||score||)^2``.
+        sigma_max, sigma_min: ends of the geometric noise schedule.
+    """
+
+    levels: int = 500
+    consistency: float = 1.0
+    snr: float = 0.16
+    sigma_max: float = 100.0
+    sigma_min: float = 0.01
+    requires = frozenset({"gaussian", "linear"})
+
+    def __post_init__(self) -> None:
+        if not (0 < self.consistency < 2 and self.snr > 0):
+            raise ValueError(
+                f"ScoreMRI needs 0 < consistency < 2 and snr > 0, got consistency="
+                f"{self.consistency}, snr={self.snr}."
+            )
+        ve_schedule(self.levels, self.sigma_max, self.sigma_min)  # refuses what it cannot make
+
+    @property
+    def sigmas(self) -> Tensor:
+        return ve_schedule(self.levels, self.sigma_max, self.sigma_min)
+
+    def init(self, problem: InverseProblem, noise: SampleNoise) -> State:
+        pure, operator = start(problem, noise, self.sigmas[0]), problem.misfit.operator.linear
+        assert operator is not None, "requires linear"
+        size = pure.x.new_tensor(operator.norm())
+        return State(x=pure.x, estimate=pure.estimate, extra={"operator_norm": size})
+
+    def step(self, i: int, state: State, problem: InverseProblem, noise: SampleNoise) -> State:
+        sigma, after = float(self.sigmas[i]), float(self.sigmas[i + 1])
+        length = self.consistency / state.extra["operator_norm"] ** 2
+        denoised = problem.prior(state.x, sigma)
+        drop = sigma**2 - after**2
+        x = state.x + drop / sigma**2 * (denoised - state.x)  # predictor
+        if after > 0:
+            x = x + drop**0.5 * noise.normal(x, 1, i)
+        x = self._to_data(x, length, problem)  # data consistency
+        if after > 0:
+            score = (problem.prior(x, after) - x) / after**2
+            fresh = noise.normal(x, 2, i)
+            tiny = torch.finfo(x.dtype).tiny
+            epsilon = per_sample(2 * (self.snr * norm(fresh) / norm(score).clamp_min(tiny)) ** 2, x)
+            x = x + epsilon * score + (2 * epsilon).sqrt() * fresh  # corrector
+            x = self._to_data(x, length, problem)  # data consistency
+        return State(x=x, estimate=denoised if after > 0 else x, extra=state.extra)
+
+    @staticmethod
+    def _to_data(x: Tensor, length: Tensor, problem: InverseProblem) -> Tensor:
+        """x + length A^T (y - H(x))."""
+        misfit = problem.misfit
+        assert isinstance(misfit, GaussianMisfit), "requires gaussian"
+        predicted, pull = misfit.operator.pullback(x)
+        return x + length * pull(misfit.y - predicted)

@@ -1,0 +1,322 @@
+r"""Inverse scattering in two dimensions: the geometry of an experiment, and the Born approximation.
+
+Images are the permittivity contrast f = eps_r - 1, (B, 1, N, N), on a square of side L centred at
+the origin; pixel (row i, column j) is at x = (j - N/2) L/N, y = (i - N/2) L/N. Line sources and
+receivers stand on circles at (R cos a, R sin a). Fields vary as exp(-i omega t); in free space a
+line source radiates g(r) = (i/4) H0(k r), with the Hankel function of the first kind and the
+wavenumber k = 2 pi / wavelength.
+
+Source: Colton and Kress 2019, Inverse Acoustic and Electromagnetic Scattering Theory, chapter 8.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from scipy import special
+from torch import Tensor
+
+from lmaps_science.arrays import real_dtype
+from lmaps_science.operators import LinearOperator
+
+__all__ = ["BornScattering", "ScatteringGeometry"]
+
+Array = NDArray[np.floating]
+
+
+@dataclass(frozen=True, eq=False)
+class ScatteringGeometry:
+    """Where the pixels, sources and receivers are, and the wavelength; lengths in metres.
+
+    Args:
+        npix, side: N pixels along each side L of the imaged square.
+        wavelength: in free space.
+        transmitter_angles, receiver_angles: in degrees, (n_tx,) and (n_rx,).
+        transmitter_radius, receiver_radius: of the circles they stand on.
+        mask: which receivers recorded which transmitter, boolean (n_tx, n_rx); None: all did.
+            Missing data are 0 in what an operator predicts; set them to 0 in measured data, too.
+
+    Raises:
+        ValueError: a length that is not positive, angles that are not finite, receivers or
+            transmitters that are not outside the square, a mask of another shape or all False.
+
+    Warns (UserWarning) for fewer than 4 pixels per wavelength: scattered fields carry spatial
+    frequencies of the image up to 2 / wavelength, which need two pixels each.
+    """
+
+    npix: int
+    side: float
+    wavelength: float
+    transmitter_angles: ArrayLike
+    receiver_angles: ArrayLike
+    transmitter_radius: float
+    receiver_radius: float
+    mask: ArrayLike | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("transmitter_angles", "receiver_angles"):
+            object.__setattr__(self, name, self._checked_angles(name))
+        if self.npix < 2 or not (0 < self.side < np.inf and 0 < self.wavelength < np.inf):
+            raise ValueError(
+                f"ScatteringGeometry needs npix >= 2, side > 0 and wavelength > 0 in metres, got "
+                f"npix={self.npix}, side={self.side}, wavelength={self.wavelength}."
+            )
+        self._check_radii()
+        shape = np.size(self.transmitter_angles), np.size(self.receiver_angles)
+        mask = np.ones(shape, bool) if self.mask is None else np.array(self.mask, dtype=bool)
+        if mask.shape != shape or not mask.any():
+            raise ValueError(
+                f"ScatteringGeometry: mask of shape {mask.shape} with {mask.sum()} True; expected "
+                f"(transmitters, receivers) = {shape} with at least one True (True: measured)."
+            )
+        object.__setattr__(self, "mask", mask)
+        if self.pixels_per_wavelength < 4:
+            warnings.warn(
+                f"ScatteringGeometry: {self.pixels_per_wavelength:.2f} pixels per wavelength; below"
+                f" 4 the image cannot hold what the data see. Use npix >= "
+                f"{int(np.ceil(4 * self.side / self.wavelength))} for this side and wavelength.",
+                stacklevel=3,
+            )
+
+    @classmethod
+    def benchmark(cls, n_receivers: int = 360, npix: int = 128) -> ScatteringGeometry:
+        """The InverseBench benchmark's (Zheng et al. 2025): 20 transmitters, 0.18 m, 6 pixels."""
+        angles = np.linspace(0, 359, 20), np.linspace(0, 359, n_receivers)
+        return cls(npix, 0.18, 6 * 0.18 / npix, *angles, 1.6, 1.6)
+
+    def _checked_angles(self, name: str) -> Array:
+        angles = np.array(getattr(self, name), dtype=np.float64)
+        if angles.ndim != 1 or angles.size == 0 or not np.isfinite(angles).all():
+            raise ValueError(
+                f"ScatteringGeometry: {name} must be finite degrees in a vector, got an array of "
+                f"shape {angles.shape}. Example: np.arange(0, 360, 18)."
+            )
+        return angles
+
+    def _check_radii(self) -> None:
+        corner = self.side / np.sqrt(2)
+        for name in ("transmitter", "receiver"):
+            radius = getattr(self, f"{name}_radius")
+            if not corner < radius < np.inf:
+                raise ValueError(
+                    f"ScatteringGeometry: {name}s at radius {radius:g} m stand inside the imaged "
+                    f"square, whose corners are at {corner:.4g} m. Make the square smaller (side < "
+                    f"{radius * np.sqrt(2):.4g}) or check the units (metres)."
+                )
+
+    @property
+    def pixel_size(self) -> float:
+        """L / N in metres."""
+        return self.side / self.npix
+
+    @property
+    def wavenumber(self) -> float:
+        """k = 2 pi / wavelength, in 1/m."""
+        return 2 * np.pi / self.wavelength
+
+    @property
+    def pixels_per_wavelength(self) -> float:
+        """Of free space; in a medium there are sqrt(eps_r) times fewer."""
+        return self.wavelength / self.pixel_size
+
+    @property
+    def data_shape(self) -> tuple[int, int]:
+        """(transmitters, receivers)."""
+        return np.size(self.transmitter_angles), np.size(self.receiver_angles)
+
+    def coordinates(self) -> tuple[Array, Array]:
+        """x and y of every pixel, each (N, N), in metres."""
+        axis = (np.arange(self.npix) - self.npix // 2) * self.pixel_size
+        x, y = np.meshgrid(axis, axis, indexing="xy")
+        return x, y
+
+    def transmitters(self) -> Array:
+        """Positions (n_tx, 2) in metres."""
+        return _on_circle(self.transmitter_angles, self.transmitter_radius)
+
+    def receivers(self) -> Array:
+        """Positions (n_rx, 2) in metres."""
+        return _on_circle(self.receiver_angles, self.receiver_radius)
+
+    def incident(self) -> NDArray[np.complexfloating]:
+        """Field g(|p - r_t|) of each transmitter on the pixels, (n_tx, N^2)."""
+        return self._line_sources(self.transmitters())
+
+    def sensor_green(self) -> NDArray[np.complexfloating]:
+        """k^2 g(|p - r_r|): what a receiver gets from a unit of f u at each pixel, (n_rx, N^2)."""
+        return self.wavenumber**2 * self._line_sources(self.receivers())
+
+    def direct(self) -> NDArray[np.complexfloating]:
+        """Incident field of each transmitter at each receiver, (n_tx, n_rx)."""
+        apart = self.transmitters()[:, None] - self.receivers()[None]
+        return green(self.wavenumber * np.hypot(*np.moveaxis(apart, -1, 0)))
+
+    def disc(self, centre: tuple[float, float], radius: float, contrast: float) -> Tensor:
+        """Image (1, 1, N, N) of a disc: `contrast` times the share of each pixel it covers.
+
+        Raises ValueError where the disc sticks out of the imaged square.
+        """
+        low, high = -(self.npix // 2) - 0.5, (self.npix - 1) // 2 + 0.5  # in pixels, their edges
+        reach = np.array([[c - radius, c + radius] for c in centre]) / self.pixel_size
+        if radius <= 0 or not (reach.min() >= low - 1e-9 and reach.max() <= high + 1e-9):
+            raise ValueError(
+                f"disc of radius {radius:g} m at {tuple(centre)} m is not inside the imaged square "
+                f"of side {self.side:g} m (to half a pixel). Move it, or make the square larger."
+            )
+        fine = 16  # each pixel is covered by 16 x 16 points: shares to about 0.5 %
+        offsets = ((np.arange(fine) + 0.5) / fine - 0.5) * self.pixel_size
+        fine_axis = (self.coordinates()[0][0][:, None] + offsets).ravel()
+        x, y = fine_axis - centre[0], fine_axis - centre[1]
+        inside = x[None] ** 2 + y[:, None] ** 2 <= radius**2
+        share = inside.reshape(self.npix, fine, self.npix, fine).mean((1, 3))
+        return torch.as_tensor(contrast * share)[None, None]
+
+    def _line_sources(self, at: Array) -> NDArray[np.complexfloating]:
+        x, y = (c.ravel() for c in self.coordinates())
+        return green(self.wavenumber * np.hypot(x - at[:, :1], y - at[:, 1:]))
+
+
+def green(kr: Array) -> NDArray[np.complexfloating]:
+    """Field (i/4) H0(k r) of a line source in free space, by the distance times k."""
+    return 0.25j * special.hankel1(0, kr)
+
+
+def _on_circle(degrees: ArrayLike, radius: float) -> Array:
+    angles = np.deg2rad(np.asarray(degrees))
+    return radius * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+
+
+class BornScattering(LinearOperator):
+    r"""Scattered fields in the first Born approximation, (B, 1, N, N) -> (B, n_tx, n_rx) complex.
+
+        y[t, r] = dx^2 sum_p w_t(p) f(p) G_r(p),   w_t = u_t, or conj(u_t)
+
+    with the incident fields u_t and G_r = k^2 g(|p - r_r|): the field of the benchmark is that of
+    `conjugate_incident=True`, that of physics (and of `FullWaveScattering`) the other one.
+
+    The receivers' functions factor as G = C R with a real R, (n_rx, r) (r, N^2): cylindrical waves
+    J_m(k rho) cos(m phi), J_m(k rho) sin(m phi) (Graf's addition theorem) where these are fewer
+    than 2 n_rx, else the real and imaginary parts of G themselves, which is exact. Forward and
+    adjoint are then two real matrix products (B 2 n_tx, N^2) x (N^2, r) and a small complex one.
+
+    `tolerance` bounds the error of |G| relative to its value at the centre (float32 rounds to
+    1e-7); None never compresses. `compression_error` is the bound that holds, `rank` is r.
+    """
+
+    def __init__(
+        self,
+        geometry: ScatteringGeometry,
+        *,
+        conjugate_incident: bool = False,
+        tolerance: float | None = 1e-10,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ):
+        if tolerance is not None and not 0 < tolerance < 1:
+            raise ValueError(
+                f"BornScattering: tolerance {tolerance}, expected one in (0, 1), or None."
+            )
+        self.geometry, self.conjugate_incident = geometry, conjugate_incident
+        self.tolerance = tolerance
+        self.image_shape = (1, geometry.npix, geometry.npix)
+        self.data_shape = geometry.data_shape
+        self._build(dtype, torch.device(device or "cpu"))
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> BornScattering:
+        """Copy on `device` in `dtype`, its tables computed anew in double precision."""
+        moved = super().to(device=device, dtype=dtype)
+        if real_dtype(moved.waves.dtype) != real_dtype(self.waves.dtype):
+            moved._build(real_dtype(moved.waves.dtype), moved.waves.device)
+        return moved
+
+    def _build(self, dtype: torch.dtype, device: torch.device) -> None:
+        geometry = self.geometry
+        incident = geometry.incident()
+        if self.conjugate_incident:
+            incident = incident.conj()
+        expansion, waves, self.compression_error = _receiver_factors(geometry, self.tolerance)
+        self.rank = len(waves)
+        expansion = expansion * geometry.pixel_size**2
+
+        def tensor(array: NDArray, kind: torch.dtype) -> Tensor:
+            return torch.as_tensor(np.ascontiguousarray(array), dtype=kind, device=device)
+
+        self.incident = tensor(np.concatenate([incident.real, incident.imag]), dtype)
+        self.waves = tensor(waves, dtype)
+        self.expansion = tensor(expansion.T, dtype.to_complex())
+        self.mask = torch.as_tensor(np.asarray(geometry.mask), device=device)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        sources = x.flatten(1)[:, None] * self.incident  # (B, 2 n_tx, N^2): real, imaginary
+        real, imaginary = (sources @ self.waves.T).chunk(2, dim=1)
+        return torch.complex(real, imaginary) @ self.expansion * self.mask
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        coefficients = (y * self.mask) @ self.expansion.mH
+        stacked = torch.cat([coefficients.real, coefficients.imag], dim=1)
+        image = ((stacked @ self.waves) * self.incident).sum(dim=1)
+        return image.reshape(-1, *self.image_shape)
+
+
+def _receiver_factors(
+    geometry: ScatteringGeometry, tolerance: float | None
+) -> tuple[NDArray[np.complexfloating], Array, float]:
+    """C (n_rx, r) complex and R (r, N^2) real with G = C R, and the relative error of that."""
+    n_rx = geometry.data_shape[1]
+    if tolerance is not None:
+        order, error = _highest_order(geometry, tolerance)
+        if 2 * order + 1 < 2 * n_rx:
+            return *_cylindrical_waves(geometry, order), error
+    green_functions = geometry.sensor_green()
+    unit = np.eye(n_rx)
+    parts = np.concatenate([green_functions.real, green_functions.imag])
+    return np.concatenate([unit, 1j * unit], axis=1), parts, 0.0
+
+
+def _highest_order(geometry: ScatteringGeometry, tolerance: float) -> tuple[int, float]:
+    """Fewest orders whose tail 2 sum_{m > M} |H_m(k R) J_m(k rho)| is below tolerance |H_0(k R)|.
+
+    Beyond k rho, J_m grows with rho: its largest value is the one at the square's corner.
+    """
+    inner = geometry.wavenumber * geometry.side / np.sqrt(2)
+    outer = geometry.wavenumber * geometry.receiver_radius
+    orders = np.arange(int(np.ceil(inner)), int(np.ceil(inner)) + 20_000)
+    with np.errstate(over="ignore", invalid="ignore"):
+        terms = 2 * np.abs(special.hankel1(orders, outer) * special.jv(orders, inner))
+    usable = np.isfinite(terms) & (terms > 0)
+    stop = int(np.argmin(usable)) if not usable.all() else len(terms)
+    tail = np.cumsum(terms[:stop][::-1])[::-1] / np.abs(special.hankel1(0, outer))
+    good = np.nonzero(tail <= tolerance)[0]
+    if len(good) == 0:
+        return len(orders) * 2, 0.0  # receivers at the square's corner: more waves than is useful
+    return int(orders[good[0]]) - 1, float(tail[good[0]])
+
+
+def _cylindrical_waves(
+    geometry: ScatteringGeometry, order: int
+) -> tuple[NDArray[np.complexfloating], Array]:
+    """H0(k |r - p|) = sum_m H_m(k R) J_m(k rho) cos(m (theta - phi)), doubled for m > 0."""
+    x, y = geometry.coordinates()
+    steps = np.rint((x**2 + y**2) / geometry.pixel_size**2).astype(np.int64).ravel()
+    unique, place = np.unique(steps, return_inverse=True)  # few distinct radii on a grid
+    orders = np.arange(order + 1)
+    k, radius = geometry.wavenumber, geometry.receiver_radius
+    bessel = special.jv(orders[:, None], k * geometry.pixel_size * np.sqrt(unique))
+    # J_m is tiny and H_m huge for high m: neither may leave the range of float32.
+    scale = np.abs(bessel).max(axis=1)
+    radial = (bessel / scale[:, None])[:, place]
+    phi, theta = np.arctan2(y, x).ravel(), np.deg2rad(geometry.receiver_angles)
+    weight = 0.25j * k**2 * special.hankel1(orders, k * radius) * scale
+    weight[1:] *= 2
+    angles = np.outer(orders, phi), np.outer(theta, orders)
+    waves = np.concatenate([radial * np.cos(angles[0]), (radial * np.sin(angles[0]))[1:]])
+    expansion = np.concatenate(
+        [weight * np.cos(angles[1]), (weight * np.sin(angles[1]))[:, 1:]], axis=1
+    )
+    return expansion, waves

@@ -312,6 +312,7 @@ class NetworkDenoiser(Denoiser):
         if image_shape is None:
             image_shape = _image_shape(getattr(network, "config", {}))
         self.network = network.eval().requires_grad_(False)
+        self._grain = _grain(network.config) if isinstance(network, PreconditionedNetwork) else 1
         self.image_shape = tuple(image_shape)  # type: ignore[assignment]
         self.value_range = (float(value_range[0]), float(value_range[1]))
         self.autocast = autocast
@@ -330,8 +331,8 @@ class NetworkDenoiser(Denoiser):
         channels, *size = self.image_shape
         if [height, width] == size:
             return self
-        config = getattr(self.network, "config", {})
-        if "architecture" not in config or _attends(config):
+        network = self.network
+        if not isinstance(network, PreconditionedNetwork) or _attends(network.config):
             raise ValueError(
                 f"this prior is for images of {size[0]} x {size[1]} pixels, not {height} x {width}. "
                 "One that is trained on crops serves every size: train it with attn_resolutions=[]."
@@ -362,8 +363,7 @@ class NetworkDenoiser(Denoiser):
         context = (
             nullcontext() if self.autocast is None else torch.autocast(x.device.type, self.autocast)
         )
-        height, width = x.shape[-2:]
-        grain = _grain(self.network.config) if hasattr(self.network, "config") else 1
+        (height, width), grain = x.shape[-2:], self._grain
         if height % grain or width % grain:
             x = F.pad(x, (0, -width % grain, 0, -height % grain), mode="reflect")
         with context:

@@ -8,6 +8,8 @@ from lmaps_science.io.images import (
     regrid_image,
     write_fits,
 )
+from lmaps_science.io.kspace import KSpaceFile, open_kspace, read_cfl, write_cfl
+from lmaps_science.io.nifti import write_nifti
 from lmaps_science.io.observation import make_observation
 from lmaps_science.io.results import read_netcdf, write_netcdf
 from lmaps_science.io.simulate import (
@@ -20,13 +22,16 @@ from lmaps_science.io.uvfits import read_uvfits, write_uvfits
 
 __all__ = [
     "DataError",
+    "KSpaceFile",
     "array_names",
     "atomic_write",
     "image_visibilities",
     "make_image",
     "make_observation",
+    "open_kspace",
     "pixel_size_rad",
     "read_array",
+    "read_cfl",
     "read_image",
     "read_netcdf",
     "read_uvfits",
@@ -34,7 +39,9 @@ __all__ = [
     "require_file",
     "sha256",
     "simulate_observation",
+    "write_cfl",
     "write_fits",
     "write_netcdf",
+    "write_nifti",
     "write_uvfits",
 ]

@@ -1,0 +1,80 @@
+"""BART's files: complex64 in `name.cfl`, column by column, and up to 16 sizes in `name.hdr`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from lmaps_science.io.files import DataError, atomic_write, require_file
+from lmaps_science.io.kspace.arrays import Arrays
+
+__all__ = ["open_cfl", "read_cfl", "write_cfl"]
+
+COIL, IMAGE_DIMS = 3, 3  # dimensions 0-2 are spatial, the next is that of the coils
+
+
+def read_cfl(path: str | os.PathLike[str]) -> np.ndarray:
+    """The array of a `.cfl` file, read-only and mapped into memory, with BART's 16 dimensions.
+
+    Raises DataError when the file or its header is missing, or when they do not fit together.
+    """
+    data, header = (Path(path).expanduser().with_suffix(s) for s in (".cfl", ".hdr"))
+    for part in (data, header):
+        if not part.exists():
+            raise DataError(f"{part}: no such file; a BART array is a .cfl and a .hdr together.")
+    text = require_file(header).read_text(encoding="ascii", errors="replace").splitlines()
+    lines = [line for line in text if line.strip() and not line.startswith("#")]
+    try:
+        sizes = [int(word) for word in lines[0].split()]
+    except (IndexError, ValueError) as error:
+        raise DataError(
+            f"{header}: expected a line of whole numbers, the sizes of the dimensions."
+        ) from error
+    sizes = sizes + [1] * (16 - len(sizes))
+    expected, have = 8 * int(np.prod(sizes, dtype=np.int64)), data.stat().st_size
+    if expected != have or min(sizes) < 1:
+        raise DataError(
+            f"{data} has {have} bytes, its header's sizes {sizes} make {expected} (complex64): one "
+            "of the two is truncated or from another array."
+        )
+    return np.memmap(data, dtype=np.complex64, mode="r", shape=tuple(sizes), order="F")
+
+
+def write_cfl(path: str | os.PathLike[str], array: ArrayLike) -> None:
+    """Write an array, its dimensions in BART's order, to `path` `.cfl` and `.hdr`.
+
+    k-space (coils, H, W) becomes BART's by `kspace.transpose(1, 2, 0)[:, :, None]`: readout, phase
+    encodings 1 and 2, coils. Raises DataError for more than 16 dimensions.
+    """
+    values = np.asarray(array, dtype=np.complex64)
+    if values.ndim > 16:
+        raise DataError(f"a BART array has at most 16 dimensions, this one {values.ndim}.")
+    sizes = [*values.shape, *[1] * (16 - values.ndim)]
+    name = Path(path).expanduser()
+    with atomic_write(name.with_suffix(".cfl")) as temporary, open(temporary, "wb") as file:
+        file.write(values.tobytes(order="F"))
+    with atomic_write(name.with_suffix(".hdr")) as temporary:
+        temporary.write_text("# Dimensions\n" + " ".join(map(str, sizes)) + "\n", encoding="ascii")
+
+
+def open_cfl(path: Path) -> Arrays:
+    """k-space of a `.cfl` file: two of its three spatial dimensions, coils, and at most one more.
+
+    The slices are those of the further dimension (BART's 13, or any other).
+    """
+    array = read_cfl(path)
+    sizes = array.shape
+    spatial = [d for d in range(IMAGE_DIMS) if sizes[d] > 1]
+    further = [d for d in range(COIL + 1, len(sizes)) if sizes[d] > 1]
+    if len(spatial) != 2 or len(further) > 1:
+        raise DataError(
+            f"{path} has sizes {list(sizes)}: expected two spatial dimensions (of 0 to 2) larger "
+            "than 1, coils in dimension 3, and at most one more, the slices. Transform a volume "
+            "along its third axis and take slices of it, e.g. with bart fft and bart slice."
+        )
+    order = [*further[:1], COIL, *spatial]
+    moved = array.transpose(*order, *(d for d in range(len(sizes)) if d not in order))
+    return Arrays(path, "BART cfl", moved.reshape(moved.shape[: len(order)]))

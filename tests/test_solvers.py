@@ -23,9 +23,23 @@ from lmaps_science.noise import SampleNoise, vp_schedule
 from lmaps_science.operators import Affine, Scaling
 from lmaps_science.priors import DiagonalCovariance, GaussianMixturePrior, GaussianPrior
 from lmaps_science.sample import InverseProblem, State, sample
-from lmaps_science.solvers import DAPS, DPS, LMAPS, DiffPIR, Langevin, Metropolis, REDDiff
-from lmaps_science.solvers.local_posterior import LocalPosterior
+from lmaps_science.solvers import (
+    DAPS,
+    DDNM,
+    DDRM,
+    DPS,
+    LMAPS,
+    AnnealedLangevin,
+    DiffPIR,
+    Langevin,
+    Metropolis,
+    PiGDM,
+    PnPDM,
+    REDDiff,
+    ScoreMRI,
+)
 from lmaps_science.solvers.lmaps import TABLE_4
+from lmaps_science.solvers.local_posterior import LocalPosterior
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 ALL = pytest.mark.parametrize("make", SOLVERS, ids=lambda make: make.__name__)
@@ -225,6 +239,12 @@ GOOD = {  # solver: largest error of the mean of 8 samples, in posterior standar
     "dps": (DPS(300), 1.0),
     "daps": (DAPS(60, ode_steps=1, sigma_min=0.02), 0.6),
     "red_diff": (REDDiff(500, regularisation=0.1, learning_rate=0.05), 1.3),
+    "annealed_langevin": (AnnealedLangevin(100, rate=0.3, sigma_max=5.0), 0.6),
+    "ddnm": (DDNM(20), 0.8),
+    "ddrm": (DDRM(), 0.6),
+    "pigdm": (PiGDM(), 0.6),
+    "pnp_dm": (PnPDM(20, 5, Metropolis(30)), 0.6),
+    "score_mri": (ScoreMRI(100), 1.0),
 }
 
 

@@ -38,7 +38,7 @@ class PnPDM:
     """
 
     levels: int = 60
-    prior_steps: int = 20
+    prior_steps: int = 10
     local: LocalSampler = field(default_factory=Metropolis)
     rho_max: float = 10.0
     rho_min: float = 0.02
@@ -72,15 +72,15 @@ class PnPDM:
         return State(x=x, estimate=x)
 
     def _prior_draw(self, x: Tensor, i: int, problem: InverseProblem, noise: SampleNoise) -> Tensor:
-        """The reverse SDE from rho_i to 0, each step exact for a constant denoised image.
+        """The reverse SDE from rho_i to 0, by the reverse-diffusion steps of Song et al. 2021.
 
-        x' ~ N(D + (s'^2 / s^2) (x - D), s'^2 (1 - s'^2 / s^2)).
+        x' = x + (s^2 - s'^2) score + sqrt(s^2 - s'^2) n; the last step, to 0, adds no noise.
         """
         rho = float(self.sigmas[i])
         grid = edm_schedule(self.prior_steps, rho, min(0.01, 0.1 * rho)).tolist()
         for k, (sigma, after) in enumerate(pairwise(grid)):
-            denoised, shrink = problem.prior(x, sigma), (after / sigma) ** 2
-            x = denoised + shrink * (x - denoised)
+            drop = sigma**2 - after**2
+            x = x + drop / sigma**2 * (problem.prior(x, sigma) - x)
             if after > 0:
-                x = x + after * (1 - shrink) ** 0.5 * noise.normal(x, 1, i, k)
+                x = x + drop**0.5 * noise.normal(x, 1, i, k)
         return x

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lmaps_science.arrays import inner, norm, per_sample
 
-__all__ = ["conjugate_gradient", "lbfgs"]
+__all__ = ["bicgstab", "conjugate_gradient", "lbfgs"]
 
 
 def conjugate_gradient(
@@ -62,6 +62,71 @@ def conjugate_gradient(
         p = torch.where(per_sample(active, p), r + per_sample(ratio, p) * p, p)
         rr = torch.where(active, new, torch.zeros_like(rr))
     return x
+
+
+def bicgstab(
+    matvec: Callable[[Tensor], Tensor],
+    b: Tensor,
+    *,
+    x0: Tensor | None = None,
+    iterations: int = 500,
+    tolerance: float = 1e-6,
+) -> tuple[Tensor, Tensor]:
+    r"""Solve ``A x = b`` for any square ``A``, real or complex, one system per sample.
+
+    Args:
+        matvec: ``x -> A x``, both (B, ...).
+        b: right-hand sides (B, ...).
+        x0: starting point, 0 when None.
+        iterations: at most this many steps of two products with ``A`` each.
+        tolerance: a sample stops at ``||b - A x|| <= tolerance ||b||``.
+
+    Returns:
+        The solutions, like ``b``, and their relative residuals (B,), computed from ``b - A x``:
+        the caller decides what to do with a sample that has not converged.
+
+    Source: van der Vorst 1992; the shadow residual is replaced where the method breaks down.
+    """
+    x = torch.zeros_like(b) if x0 is None else x0.clone()
+    goal = tolerance**2 * _square(b)
+    r = b - matvec(x)
+    shadow, p, v = r, torch.zeros_like(b), torch.zeros_like(b)
+    rho = alpha = omega = inner(b, b).new_ones(len(b))
+    exact = True  # r is b - A x itself, not the recursion for it
+    for _ in range(iterations):
+        rr = _square(r)
+        active = rr > goal
+        if not bool(active.any()):
+            if exact:
+                break
+            r = b - matvec(x)  # rounding separates the two: start anew from the true one
+            shadow, p, v, exact = r, torch.zeros_like(b), torch.zeros_like(b), True
+            rho = alpha = omega = torch.ones_like(rho)
+            continue
+        new = inner(shadow, r)
+        stuck = new.abs() <= torch.finfo(b.dtype).eps * rr
+        shadow = torch.where(per_sample(stuck, r), r, shadow)
+        new = torch.where(stuck, rr.to(new.dtype), new)
+        beta = torch.where(stuck, 0, _ratio(new, rho) * _ratio(alpha, omega))
+        p = r + per_sample(beta, p) * (p - per_sample(omega, v) * v)
+        v = matvec(p)
+        alpha = torch.where(active, _ratio(new, inner(shadow, v)), 0)
+        s = r - per_sample(alpha, v) * v
+        t = matvec(s)
+        omega = torch.where(active, _ratio(inner(t, s), inner(t, t)), 0)
+        x = x + per_sample(alpha, p) * p + per_sample(omega, s) * s
+        r, rho, exact = s - per_sample(omega, t) * t, new, False
+    return x, (_square(b - matvec(x)) / _square(b).clamp_min(torch.finfo(b.dtype).tiny)).sqrt()
+
+
+def _square(a: Tensor) -> Tensor:
+    """``||a||^2`` of each sample (B,), real; for complex numbers much faster than the norm."""
+    return inner(a, a).real
+
+
+def _ratio(a: Tensor, b: Tensor) -> Tensor:
+    """``a / b``, and 0 where ``b`` is 0."""
+    return torch.where(b == 0, 0, a / torch.where(b == 0, 1, b))
 
 
 def lbfgs(

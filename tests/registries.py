@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from instances_mri import MRI_OPERATORS
+from instances_scattering import SCATTERING
 
 from lmaps_science.local_map import BarzilaiBorwein, ConjugateGradient, GradientSteps
 from lmaps_science.misfit import ClosureMisfit, GaussianMisfit, Misfit
@@ -160,6 +161,7 @@ OPERATORS: list[Callable[[], Operator]] = [
     visibilities_even_size,
     visibilities_nufft,
     *MRI_OPERATORS,
+    *SCATTERING,
 ]
 
 

@@ -20,10 +20,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import special
 from torch import Tensor
 
-from lmaps_science.arrays import real_dtype
+from lmaps_science.arrays import Movable
 from lmaps_science.operators import LinearOperator
 
-__all__ = ["BornScattering", "ScatteringGeometry"]
+__all__ = ["BornScattering", "Receivers", "ScatteringGeometry"]
 
 Array = NDArray[np.floating]
 
@@ -190,21 +190,61 @@ def _on_circle(degrees: ArrayLike, radius: float) -> Array:
     return radius * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
 
 
+class Receivers(Movable):
+    r"""What the receivers record of currents w on the pixels, y_r = dx^2 sum_p G_r(p) w(p).
+
+    Their functions factor as G = C R with a real R, (n_rx, r) (r, N^2): cylindrical waves
+    J_m(k rho) cos(m phi), J_m(k rho) sin(m phi) (Graf's addition theorem) where these are fewer
+    than 2 n_rx, else the real and imaginary parts of G themselves, which is exact. Complex currents
+    go through as two real rows: (B, 2 n_tx, N^2), the real parts first.
+
+    `tolerance` bounds the error of |G| relative to its value at the centre; None never compresses.
+    `compression_error` is the bound that holds, `rank` is r.
+    """
+
+    def __init__(
+        self,
+        geometry: ScatteringGeometry,
+        tolerance: float | None,
+        dtype: torch.dtype,
+        device: torch.device | str | None,
+    ):
+        if tolerance is not None and not 0 < tolerance < 1:
+            raise ValueError(
+                f"tolerance {tolerance} of the receivers: give one in (0, 1), or None."
+            )
+        expansion, waves, self.compression_error = _receiver_factors(geometry, tolerance)
+        self.rank = len(waves)
+        expansion = expansion.T * geometry.pixel_size**2
+        self.waves = as_tensor(waves, dtype, device)
+        self.expansion = as_tensor(expansion, dtype.to_complex(), device)
+        self.mask = torch.as_tensor(np.asarray(geometry.mask), device=device)
+
+    def record(self, currents: Tensor) -> Tensor:
+        """Data of currents: (B, 2 n_tx, N^2) real -> (B, n_tx, n_rx) complex."""
+        real, imaginary = (currents @ self.waves.T).chunk(2, dim=1)
+        return torch.complex(real, imaginary) @ self.expansion * self.mask
+
+    def spread(self, y: Tensor) -> Tensor:
+        """The adjoint of `record`: (B, n_tx, n_rx) complex -> (B, 2 n_tx, N^2) real."""
+        coefficients = (y * self.mask) @ self.expansion.mH
+        return torch.cat([coefficients.real, coefficients.imag], dim=1) @ self.waves
+
+
+def as_tensor(array: NDArray, dtype: torch.dtype, device: torch.device | str | None) -> Tensor:
+    """A contiguous tensor of the array's values."""
+    return torch.as_tensor(np.ascontiguousarray(array), dtype=dtype, device=device)
+
+
 class BornScattering(LinearOperator):
     r"""Scattered fields in the first Born approximation, (B, 1, N, N) -> (B, n_tx, n_rx) complex.
 
         y[t, r] = dx^2 sum_p w_t(p) f(p) G_r(p),   w_t = u_t, or conj(u_t)
 
-    with the incident fields u_t and G_r = k^2 g(|p - r_r|): the field of the benchmark is that of
-    `conjugate_incident=True`, that of physics (and of `FullWaveScattering`) the other one.
-
-    The receivers' functions factor as G = C R with a real R, (n_rx, r) (r, N^2): cylindrical waves
-    J_m(k rho) cos(m phi), J_m(k rho) sin(m phi) (Graf's addition theorem) where these are fewer
-    than 2 n_rx, else the real and imaginary parts of G themselves, which is exact. Forward and
-    adjoint are then two real matrix products (B 2 n_tx, N^2) x (N^2, r) and a small complex one.
-
-    `tolerance` bounds the error of |G| relative to its value at the centre (float32 rounds to
-    1e-7); None never compresses. `compression_error` is the bound that holds, `rank` is r.
+    with the incident fields u_t and G_r = k^2 g(|p - r_r|). `conjugate_incident=True` is the
+    formula of the InverseBench benchmark (Zheng et al. 2025); False that of physics, the first term
+    of `FullWaveScattering`. Forward and adjoint are two real matrix products each, a large one
+    (B 2 n_tx, N^2) x (N^2, rank) and a small one; `tolerance` compresses, see `Receivers`.
     """
 
     def __init__(
@@ -216,51 +256,34 @@ class BornScattering(LinearOperator):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
     ):
-        if tolerance is not None and not 0 < tolerance < 1:
-            raise ValueError(
-                f"BornScattering: tolerance {tolerance}, expected one in (0, 1), or None."
-            )
         self.geometry, self.conjugate_incident = geometry, conjugate_incident
         self.tolerance = tolerance
         self.image_shape = (1, geometry.npix, geometry.npix)
         self.data_shape = geometry.data_shape
-        self._build(dtype, torch.device(device or "cpu"))
+        self._build(dtype, device)
+
+    def _build(self, dtype: torch.dtype, device: torch.device | str | None) -> None:
+        incident = self.geometry.incident()
+        if self.conjugate_incident:
+            incident = incident.conj()
+        parts = np.concatenate([incident.real, incident.imag])
+        self.incident = as_tensor(parts, dtype, device)  # (2 n_tx, N^2)
+        self.receivers = Receivers(self.geometry, self.tolerance, dtype, device)
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> BornScattering:
-        """Copy on `device` in `dtype`, its tables computed anew in double precision."""
+        """Copy on `device` in `dtype`; tables of another precision are computed anew."""
         moved = super().to(device=device, dtype=dtype)
-        if real_dtype(moved.waves.dtype) != real_dtype(self.waves.dtype):
-            moved._build(real_dtype(moved.waves.dtype), moved.waves.device)
+        if moved.incident.dtype != self.incident.dtype:
+            moved._build(moved.incident.dtype, moved.incident.device)
         return moved
 
-    def _build(self, dtype: torch.dtype, device: torch.device) -> None:
-        geometry = self.geometry
-        incident = geometry.incident()
-        if self.conjugate_incident:
-            incident = incident.conj()
-        expansion, waves, self.compression_error = _receiver_factors(geometry, self.tolerance)
-        self.rank = len(waves)
-        expansion = expansion * geometry.pixel_size**2
-
-        def tensor(array: NDArray, kind: torch.dtype) -> Tensor:
-            return torch.as_tensor(np.ascontiguousarray(array), dtype=kind, device=device)
-
-        self.incident = tensor(np.concatenate([incident.real, incident.imag]), dtype)
-        self.waves = tensor(waves, dtype)
-        self.expansion = tensor(expansion.T, dtype.to_complex())
-        self.mask = torch.as_tensor(np.asarray(geometry.mask), device=device)
-
     def _forward(self, x: Tensor) -> Tensor:
-        sources = x.flatten(1)[:, None] * self.incident  # (B, 2 n_tx, N^2): real, imaginary
-        real, imaginary = (sources @ self.waves.T).chunk(2, dim=1)
-        return torch.complex(real, imaginary) @ self.expansion * self.mask
+        return self.receivers.record(x.flatten(1)[:, None] * self.incident)
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        coefficients = (y * self.mask) @ self.expansion.mH
-        stacked = torch.cat([coefficients.real, coefficients.imag], dim=1)
-        image = ((stacked @ self.waves) * self.incident).sum(dim=1)
+        image = (self.receivers.spread(y) * self.incident).sum(dim=1)
         return image.reshape(-1, *self.image_shape)
 
 

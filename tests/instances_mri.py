@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 
 from lmaps_science.operators import Operator
-from lmaps_science.physics.mri import MultiCoilMRI
-from lmaps_science.physics.sampling import line_mask
+from lmaps_science.physics.mri import MultiCoilMRI, NonCartesianMRI
+from lmaps_science.physics.sampling import line_mask, radial_trajectory
 
 Shape = tuple[int, ...]
 
@@ -32,4 +32,13 @@ def mri_points() -> Operator:
     return MultiCoilMRI(small_maps((2, 5, 7)), torch.rand((5, 7), generator=generator) < 0.5)
 
 
-MRI_OPERATORS: list[Callable[[], Operator]] = [mri_columns, mri_points, mri_rows]
+def mri_radial() -> Operator:
+    return NonCartesianMRI(small_maps((2, 6, 7)), radial_trajectory(4, 9))
+
+
+MRI_OPERATORS: list[Callable[[], Operator]] = [
+    mri_columns,
+    mri_points,
+    mri_radial,
+    mri_rows,
+]

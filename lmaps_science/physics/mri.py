@@ -7,6 +7,8 @@ have unit norm (sum_c |S_c|^2 = 1).
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
@@ -16,7 +18,7 @@ from lmaps_science.arrays import real_dtype
 from lmaps_science.operators import LinearOperator
 from lmaps_science.physics.linear_map import LinearMap
 
-__all__ = ["MultiCoilMRI"]
+__all__ = ["MultiCoilMRI", "NonCartesianMRI"]
 
 
 class MultiCoilMRI(LinearOperator):
@@ -130,6 +132,80 @@ class MultiCoilMRI(LinearOperator):
             total.addcmul_(torch.fft.ifftn(seen, dim=dims), maps.conj())
         channels = _as_channels(total)
         return channels.mT.contiguous() if self._transposed else channels
+
+
+class NonCartesianMRI(LinearOperator):
+    """k-space along a trajectory, (B, 2, H, W) -> complex (B, coils, n), by finufft on the CPU.
+
+        y_c[m] = sum_p exp(-2 pi i k_m (p - c)) S_c[p] x[p] / sqrt(HW)
+
+    with c = (H // 2, W // 2). `maps` are complex (coils, H, W); `trajectory` (n, 2) holds (ky, kx)
+    in cycles per pixel, -1/2 to 1/2. Needs the extra `nufft`. To 1e-6 in float32, 1e-12 in float64.
+
+    Raises ValueError for maps as `MultiCoilMRI` does, and for another shape or unit of the
+    trajectory.
+    """
+
+    def __init__(self, maps: ArrayLike | Tensor, trajectory: ArrayLike):
+        owner = type(self).__name__
+        self.maps = _checked_maps(owner, maps)
+        # A NumPy array, which `to` leaves alone: the points stay in double precision.
+        self.trajectory = np.array(trajectory, dtype=np.float64)
+        if self.maps.ndim != 3 or self.trajectory.ndim != 2 or self.trajectory.shape[1] != 2:
+            raise ValueError(
+                f"{owner}: maps have shape {tuple(self.maps.shape)} and the trajectory "
+                f"{self.trajectory.shape}; expected (coils, H, W) and (n, 2), of (ky, kx)."
+            )
+        if not np.abs(self.trajectory).max(initial=0) <= 0.5:
+            raise ValueError(
+                f"{owner}: the trajectory reaches {np.abs(self.trajectory).max():g}, expected "
+                "cycles per pixel, from -0.5 to 0.5. Divide k in 1/m by the pixels per metre."
+            )
+        coils, height, width = self.maps.shape
+        self.image_shape, self.data_shape = (2, height, width), (coils, len(self.trajectory))
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return LinearMap.apply(x, self._sense, self._combine)
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        return LinearMap.apply(y, self._combine, self._sense)
+
+    def _sense(self, x: Tensor) -> Tensor:
+        seen = (self.maps * _as_complex(x)[:, None]).flatten(0, 1)
+        y = _finufft().nufft2d2(*self._points(), seen.cpu().numpy(), isign=-1, **self._options())
+        return self._tensor(y, (len(x), *self.maps.shape[:1], -1))
+
+    def _combine(self, y: Tensor) -> Tensor:
+        values = y.to(self.maps.dtype).resolve_conj().flatten(0, 1).cpu().contiguous().numpy()
+        size = tuple(self.maps.shape[1:])
+        images = _finufft().nufft2d1(*self._points(), values, size, isign=1, **self._options())
+        images = self._tensor(images, (len(y), *self.maps.shape))
+        return _as_channels((self.maps.conj() * images).sum(1))
+
+    def _points(self) -> tuple[np.ndarray, np.ndarray]:
+        ky, kx = np.ascontiguousarray(2 * np.pi * self.trajectory.T, dtype=self._real())
+        return ky, kx
+
+    def _options(self) -> dict[str, Any]:
+        single = self._real() == np.float32
+        return {"eps": 1e-6 if single else 1e-13, "nthreads": torch.get_num_threads()}
+
+    def _real(self) -> type[np.floating]:
+        return np.float32 if self.maps.dtype == torch.complex64 else np.float64
+
+    def _tensor(self, values: np.ndarray, shape: tuple[int, ...]) -> Tensor:
+        height, width = self.maps.shape[1:]
+        return torch.as_tensor(values).to(self.maps).reshape(shape) / (height * width) ** 0.5
+
+
+def _finufft() -> Any:
+    try:
+        import finufft
+    except ImportError as error:
+        raise ImportError(
+            "NonCartesianMRI needs finufft: pip install 'lmaps-science[nufft]'."
+        ) from error
+    return finufft
 
 
 def _checked_maps(owner: str, maps: ArrayLike | Tensor) -> Tensor:

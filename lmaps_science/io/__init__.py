@@ -1,6 +1,7 @@
 """Files in and out, one module per format; arrays keep their units and coordinates (xarray)."""
 
 from lmaps_science.io.files import DataError, atomic_write, require_file, sha256
+from lmaps_science.io.fresnel import calibrate_fresnel, read_fresnel
 from lmaps_science.io.images import (
     make_image,
     pixel_size_rad,
@@ -25,6 +26,7 @@ __all__ = [
     "KSpaceFile",
     "array_names",
     "atomic_write",
+    "calibrate_fresnel",
     "image_visibilities",
     "make_image",
     "make_observation",
@@ -32,6 +34,7 @@ __all__ = [
     "pixel_size_rad",
     "read_array",
     "read_cfl",
+    "read_fresnel",
     "read_image",
     "read_netcdf",
     "read_uvfits",

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,6 +23,9 @@ from torch import Tensor
 
 from lmaps_science.arrays import Movable
 from lmaps_science.operators import LinearOperator
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = ["BornScattering", "Receivers", "ScatteringGeometry"]
 
@@ -87,6 +91,21 @@ class ScatteringGeometry:
         """The InverseBench benchmark's (Zheng et al. 2025): 20 transmitters, 0.18 m, 6 pixels."""
         angles = np.linspace(0, 359, 20), np.linspace(0, 359, n_receivers)
         return cls(npix, 0.18, 6 * 0.18 / npix, *angles, 1.6, 1.6)
+
+    @classmethod
+    def from_observation(
+        cls, observation: xr.Dataset, frequency: float, npix: int, side: float
+    ) -> ScatteringGeometry:
+        """The geometry of measured fields (`io.read_fresnel`) at one of their frequencies [Hz].
+
+        The data are then `observation["scattered_field"].sel(frequency=frequency)`.
+        """
+        if not (observation["frequency"].values == frequency).any():
+            known = ", ".join(f"{f:g}" for f in observation["frequency"].values)
+            raise ValueError(f"no data at frequency {frequency:g} Hz; expected one of {known}.")
+        angles = observation["transmitter"].values, observation["receiver"].values
+        radius, mask = observation.attrs["radius"], observation["measured"].values
+        return cls(npix, side, 299_792_458.0 / frequency, *angles, radius, radius, mask)
 
     def _checked_angles(self, name: str) -> Array:
         angles = np.array(getattr(self, name), dtype=np.float64)

@@ -342,11 +342,11 @@ def pigdm() -> Solver:
 
 
 def pnp_dm() -> Solver:
-    return PnPDM(levels=10, prior_steps=3, local=Metropolis(20))
+    return PnPDM(levels=15, prior_steps=4, local=Metropolis(20), rho_max=2.0)
 
 
 def pnp_dm_perturb_and_map() -> Solver:
-    return PnPDM(levels=10, prior_steps=3, local=PerturbAndMAP())
+    return PnPDM(levels=15, prior_steps=4, local=PerturbAndMAP(), rho_max=2.0)
 
 
 def red_diff() -> Solver:

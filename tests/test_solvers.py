@@ -33,6 +33,7 @@ from lmaps_science.solvers import (
     DiffPIR,
     Langevin,
     Metropolis,
+    PerturbAndMAP,
     PiGDM,
     PnPDM,
     REDDiff,
@@ -243,7 +244,7 @@ GOOD = {  # solver: largest error of the mean of 8 samples, in posterior standar
     "ddnm": (DDNM(20), 0.8),
     "ddrm": (DDRM(), 0.6),
     "pigdm": (PiGDM(), 0.6),
-    "pnp_dm": (PnPDM(20, 5, Metropolis(30)), 0.6),
+    "pnp_dm": (PnPDM(60, 5, PerturbAndMAP(), rho_max=3.0), 0.5),
     "score_mri": (ScoreMRI(100), 1.0),
 }
 

@@ -58,19 +58,20 @@ def estimate_maps(
     *,
     width: int = 24,
     threshold: float = 0.02,
-    crop: float = 0.0,
+    crop: float = 0.9,
 ) -> np.ndarray:
     """Coil maps from the calibration lines by ESPIRiT: complex64 (coils, H, W) of unit norm.
 
     Only the fully sampled centre of `mask` (H, W) is used (all of k-space without a mask), at most
     `width` samples of it along each axis; it may be a rectangle, such as 9 lines of 24 samples. In
-    it, k-space patches of all coils span a small subspace: the singular vectors above `threshold`
-    times the largest value. The maps are, pixel by pixel, the coil vector that this subspace
-    reproduces best. The patches have a third of the region's samples along each axis, at most 6, so
-    that a few lines still hold enough of them.
+    it, k-space patches of all coils span a small subspace: the singular vectors whose values are
+    above `threshold` times the largest one and above those of the noise. The maps are, pixel by
+    pixel, the coil vector that this subspace reproduces best. The patches have a third of the
+    region's samples along each axis, 2 to 6, so that a few lines still hold enough of them.
 
-    With `crop` > 0 the maps are 0 where the subspace reproduces less than that fraction of the best
-    vector: outside the object, mostly. The phase is relative to the strongest combination of coils.
+    The maps are 0 where the subspace reproduces less than `crop` of the best vector: outside the
+    object, which a reconstruction does well to know. `crop=0` gives maps everywhere. Their phase is
+    relative to the strongest combination of coils.
 
     Raises ValueError for a region narrower than 4 samples, k-space that is zero or not finite
     there, and options out of range.
@@ -100,7 +101,11 @@ def estimate_maps(
             "estimate_maps: the calibration region holds non-finite values or is zero everywhere. "
             "Check that k-space is centred, with its zero frequency at n // 2."
         )
-    maps, strength = _espirit(calibration, shape, threshold)
+    try:
+        sigma = estimate_noise(k, full)
+    except ValueError:  # no corner was sampled: the threshold has to do
+        sigma = 0.0
+    maps, strength = _espirit(calibration, shape, threshold, sigma)
     # One coil alone may see nothing in places, where its phase would be noise; this one sees most.
     u = np.linalg.svd(calibration.reshape(len(k), -1), full_matrices=False)[0][:, 0]
     maps = maps * np.exp(-1j * np.angle(np.tensordot(u.conj(), maps, 1)))
@@ -117,7 +122,7 @@ def _centre_of(
 
 
 def _espirit(
-    calibration: np.ndarray, shape: tuple[int, ...], threshold: float
+    calibration: np.ndarray, shape: tuple[int, ...], threshold: float, sigma: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Maps (coils, H, W), unit norm, and their eigenvalues (H, W), near 1 inside the object.
 
@@ -128,11 +133,13 @@ def _espirit(
     where g are the correlations of the patches, at lags l below the patch's size: G is evaluated
     row by row from them.
     """
-    coils, patch = len(calibration), tuple(min(6, n // 3) or 1 for n in calibration.shape[1:])
+    coils, patch = len(calibration), tuple(min(6, max(2, n // 3)) for n in calibration.shape[1:])
     blocks = np.lib.stride_tricks.sliding_window_view(calibration, patch, axis=(1, 2))
     rows = blocks.transpose(1, 2, 0, 3, 4).reshape(-1, coils * patch[0] * patch[1])
     _, s, vh = np.linalg.svd(rows, full_matrices=False)
-    v = vh[s > threshold * s[0]].reshape(-1, coils, *patch)
+    noise = sigma * (math.sqrt(rows.shape[0]) + math.sqrt(rows.shape[1]))  # its largest, about
+    v = vh[: max(1, np.count_nonzero(s > max(threshold * s[0], noise)))]
+    v = v.reshape(-1, coils, *patch)
 
     lags = [2 * n - 1 for n in patch]
     spectra = np.fft.fft2(v, s=lags)  # zero-padded: circular correlations do not wrap

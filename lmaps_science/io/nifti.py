@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 
 import numpy as np
@@ -53,5 +54,6 @@ def write_nifti(
     affine[:3, 3] = [-step * (n // 2) for step, n in zip(steps, volume.shape, strict=True)]
     nifti = nibabel.Nifti1Image(volume, affine)
     nifti.header.set_xyzt_units("mm")
+    content = nifti.to_bytes()
     with atomic_write(path) as temporary:
-        nibabel.save(nifti, temporary)
+        temporary.write_bytes(gzip.compress(content) if str(path).endswith(".gz") else content)

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from lmaps_science.operators import Operator
+from lmaps_science.physics.born_svd import BornSVD
 from lmaps_science.physics.lippmann_schwinger import FullWaveScattering
 from lmaps_science.physics.scattering import BornScattering, ScatteringGeometry
 
@@ -40,6 +41,10 @@ def born_scattering_compressed() -> Operator:
     return operator
 
 
+def born_svd() -> Operator:
+    return BornSVD(born_scattering(), tolerance=1e-5, cache=None)
+
+
 def full_wave_scattering() -> Operator:
     """Pixels of a ninetieth of a wavelength, so that the random images converge."""
     receivers = np.arange(7) * 50.0
@@ -47,4 +52,4 @@ def full_wave_scattering() -> Operator:
     return FullWaveScattering(geometry, tolerance=1e-12, dtype=torch.float64)
 
 
-SCATTERING = [born_scattering, born_scattering_compressed, full_wave_scattering]
+SCATTERING = [born_scattering, born_svd, born_scattering_compressed, full_wave_scattering]

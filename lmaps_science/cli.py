@@ -85,7 +85,7 @@ def run(
     card: Annotated[str, typer.Argument(help="A problem (see `lmaps problems`), or a YAML file.")],
     out: Annotated[Path, typer.Option(help="Folder for the results; made if missing.")],
     data: Annotated[
-        str | None, typer.Option(help="uvfits file; for a simulation, the image to observe.")
+        str | None, typer.Option(help="The measurements; for a simulation, the image to observe.")
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="How many samples.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Of the random numbers.")] = 0,
@@ -104,13 +104,15 @@ def run(
     checkpoint: Annotated[
         bool, typer.Option(help="Keep a checkpoint, from which the same command goes on.")
     ] = True,
-    sample_fits: Annotated[bool, typer.Option(help="Write each sample as FITS, too.")] = False,
+    each_sample: Annotated[
+        bool, typer.Option(help="Write each sample as FITS or NIfTI, too.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
     """Reconstruct: data in, images out.
 
-    Samples the posterior of a problem and writes result.nc (everything), mean.fits, figure.png,
-    samples.png and summary.txt/.json to a folder: all of them, or none.
+    Samples the posterior of a problem and writes result.nc (everything), the mean as FITS or NIfTI,
+    figure.png, samples.png and summary.txt/.json to a folder: all of them, or none.
 
     \b
     lmaps run black_hole/simulated --out demo
@@ -143,7 +145,7 @@ def run(
                 progress=not quiet and sys.stderr.isatty(),
             )
             analysed = problem.analyse(result)
-            write_results(folder, analysed, sample_fits)
+            write_results(folder, analysed, each_sample)
             plot_reconstruction(analysed, path=folder / "figure.png")
             if samples > 1:
                 plot_samples(analysed, path=folder / "samples.png")

@@ -209,8 +209,13 @@ class ConjugateGradient:
         assert isinstance(misfit, GaussianMisfit), "requires gaussian"
         assert operator is not None, "requires linear"
 
+        def pulled_back(d: Tensor) -> Tensor:
+            if misfit.sigma.ndim == 0:  # many operators have a shorter way to A^T A
+                return operator.normal(d) / misfit.variance
+            return operator.adjoint(operator(d) / misfit.variance)
+
         def curvature(d: Tensor) -> Tensor:
-            pulled = operator.adjoint(operator(problem.root(d)) / misfit.sigma**2)
+            pulled = pulled_back(problem.root(d))
             return problem.prior_weight * d + problem.misfit_weight * problem.root(pulled)
 
         b = -problem.gradient(problem.denoised)[0]

@@ -60,11 +60,12 @@ class Misfit(Movable):
 
 
 class GaussianMisfit(Misfit):
-    """L(x) = sum |y - H(x)|^2 / (2 sigma^2).
+    """L(x) = sum |y - H(x)|^2 / (2 variance), `variance` that of a real number of the data.
 
     `y` is (1, ...) or (B, ...), real or complex, like the operator's data; `sigma` > 0 a number or
-    a tensor that broadcasts against `y`; for complex data sigma^2 = E |n|^2. `objective_scale` is
-    sigma^2 (its mean): the scaled misfit is half the squared residual. Raises ValueError for
+    a tensor that broadcasts against `y`, with sigma^2 = E |n|^2. A real datum has the variance
+    sigma^2, the real and the imaginary part of a complex one sigma^2 / 2 each. `objective_scale` is
+    the variance (its mean): the scaled misfit is half the squared residual. Raises ValueError for
     non-finite `y`, for `sigma` that is not finite and positive, and for a wrong shape.
     """
 
@@ -83,11 +84,16 @@ class GaussianMisfit(Misfit):
                 f"{owner}: sigma of shape {tuple(self.sigma.shape)} does not fit y of shape "
                 f"{tuple(y.shape)}: give one number, or one for each datum, e.g. sigma[None]."
             ) from error
-        self.objective_scale = float((self.sigma**2).mean())
+        self.objective_scale = float(self.variance.mean())
+
+    @property
+    def variance(self) -> Tensor:
+        """Of a real datum, and of the real and the imaginary part of a complex one; like sigma."""
+        return self.sigma**2 / (2 if self.y.is_complex() else 1)
 
     def _loss(self, predicted: Tensor) -> tuple[Tensor, Tensor]:
         residual = predicted - self.y
-        slope = residual / self.sigma**2
+        slope = residual / self.variance
         return 0.5 * (residual.conj() * slope).real.flatten(1).sum(1), slope
 
 

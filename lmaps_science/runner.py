@@ -27,15 +27,17 @@ __all__ = ["checkpoint_name", "describe", "metrics_table", "results_folder", "wr
 
 
 def metrics_table(data: xr.Dataset) -> str:
-    """The metrics of an analysed result, a column for each mode: mean and spread of its samples.
+    """The metrics of an analysed result: mean and spread of its samples, for each mode if any.
 
-    The last columns are the best fit and the mean image of mode 0.
+    The last columns are the best fit and the mean image (of mode 0).
     """
     of_mean = data.attrs.get("metrics_of_mean", {})
-    best, modes = int(data.attrs["best"]), data["mode"].values
-    several = data.sizes["sample"] > 1
+    best, n = int(data.attrs["best"]), data.sizes["sample"]
+    several = n > 1
+    modes = data["mode"].values if "mode" in data else np.zeros(n, int)
     found = [modes == k for k in range(modes.max() + 1)]
-    titles = [f"mode {k} ({inside.sum()} of {len(modes)})" for k, inside in enumerate(found)]
+    titles = [f"mode {k} ({inside.sum()} of {n})" for k, inside in enumerate(found)]
+    titles = titles if "mode" in data else [f"{n} samples"]
     rows = [["metric", *titles, "best fit", "mean image", ""] if several else ["metric", "", ""]]
     for name in _metrics(data):
         values, unit = data[name].values, data[name].attrs.get("units", "1")
@@ -64,12 +66,10 @@ def _mean_and_spread(values: np.ndarray, unit: str) -> str:
 def describe(data: xr.Dataset) -> str:
     """What a result is and how good: the text of summary.txt."""
     a = data.attrs
-    observation, prior = a.get("observation", {}), a.get("prior", {})
+    prior = a.get("prior", {})
     facts = {
         "problem": f"{a.get('problem', '?')}: {a.get('card', {}).get('title', '')}",
-        "data": f"{observation.get('file') or observation.get('coverage') or 'simulated'}"
-        f" ({data.sizes.get('cphase', 0)} closure phases, {data.sizes.get('logcamp', 0)} log "
-        "amplitudes)",
+        "data": a.get("data", "?"),
         "prior": prior.get("file") or prior.get("repr", "?"),
         "solver": a.get("solver", "?"),
         "samples": f"{data.sizes['sample']}, seed {a.get('seed', '?')}",
@@ -129,26 +129,38 @@ def _disk_full(out: Path, what: str) -> OSError:
     return OSError(errno.ENOSPC, reason)
 
 
-def write_results(folder: Path, data: xr.Dataset, sample_fits: bool = False) -> None:
-    """Write an analysed result: everything as NetCDF, images as FITS, a summary.
+def write_results(folder: Path, data: xr.Dataset, each_sample: bool = False) -> None:
+    """Write an analysed result: everything as NetCDF, images in the field's format, a summary.
 
-    `result.nc` (for `read_netcdf`), `summary.txt`, `summary.json`, and where the flux is known, and
-    so the unit of the images, `mean.fits` and with `sample_fits` each `sample_KKK.fits`.
+    `result.nc` (for `read_netcdf`), `summary.txt`, `summary.json`, the mean image and with
+    `each_sample` the samples: as FITS where the flux is known, and so their unit; as NIfTI in MRI.
     """
     data.attrs.update(_commit())
     write_netcdf(folder / "result.nc", data)
-    if data["image"].attrs["units"] == "Jy/pixel":
-        history = [f"lmaps-science: {data.attrs.get('problem')}", str(data.attrs.get("solver"))]
-        images = {"mean.fits": data["image_mean"]}
-        if sample_fits:
-            images |= {f"sample_{k:03d}.fits": image for k, image in enumerate(data["image"])}
-        for name, image in images.items():
-            write_fits(folder / name, image.drop_vars("sample", errors="ignore"), history=history)
+    images = {"mean": data["image_mean"]}
+    if each_sample:
+        images |= {f"sample_{k:03d}": image for k, image in enumerate(data["image"])}
+    history = [f"lmaps-science: {data.attrs.get('problem')}", str(data.attrs.get("solver"))]
+    for name, image in images.items():
+        if data["image"].attrs.get("units") == "Jy/pixel":
+            image = image.drop_vars("sample", errors="ignore")
+            write_fits(folder / f"{name}.fits", image, history=history)
+        elif data.attrs["kind"] == "mri":
+            from lmaps_science.io import write_nifti
+
+            values = image.values[0] + 1j * image.values[1]
+            write_nifti(folder / f"{name}.nii.gz", values, _voxel_mm(image))
     metrics = {name: data[name].values.tolist() for name in _metrics(data)}
     summary = json.dumps({**data.attrs, "metrics": metrics}, indent=1, default=plain_json)
     for name, text in (("summary.json", summary), ("summary.txt", describe(data))):
         with atomic_write(folder / name) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _voxel_mm(image: xr.DataArray) -> tuple[float, ...]:
+    """Size of a pixel along y and x; 1 where the file did not tell."""
+    known = all(image[axis].attrs.get("units") == "mm" for axis in "yx")
+    return tuple(abs(float(image[a][1] - image[a][0])) if known else 1.0 for a in "yx")
 
 
 def _metrics(data: xr.Dataset) -> list[str]:

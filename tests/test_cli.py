@@ -56,7 +56,7 @@ def refuse(*arguments, code=1):
 
 def test_run_writes_everything(tmp_path):
     out = tmp_path / "new" / "m87"
-    options = ["--samples", 2, "--seed", 3, "--batch-size", 1, "--sample-fits"]
+    options = ["--samples", 2, "--seed", 3, "--batch-size", 1, "--each-sample"]
     outcome = lmaps(*M87, *QUICK, *options, "--out", out)
     assert outcome.exit_code == 0, outcome.output
     assert {p.name for p in out.iterdir()} == FILES | {"sample_000.fits", "sample_001.fits"}
@@ -104,7 +104,7 @@ def test_three_stations_have_phases_alone(tmp_path):
 
     out = tmp_path / "out"
     arguments = spoilt(tmp_path, other_stations)
-    outcome = lmaps(*arguments, *QUICK, "--samples", 2, "--sample-fits", "--out", out)
+    outcome = lmaps(*arguments, *QUICK, "--samples", 2, "--each-sample", "--out", out)
     assert outcome.exit_code == 0, outcome.output
     assert {p.name for p in out.iterdir()} == FILES | {"sample_000.fits", "sample_001.fits"}
     data = read_netcdf(out / "result.nc")

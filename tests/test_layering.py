@@ -22,7 +22,10 @@ LEVELS = [  # modules and sub-packages, each one unit; siblings on a level do no
     {"cli"},
 ]
 LEVEL_OF = {unit: level for level, units in enumerate(LEVELS) for unit in units}
-OPTIONAL = {"accelerate", "deepinv", "diffusers", "ehtim", "finufft", "hydra", "sigpy"}
+OPTIONAL = {
+    "accelerate", "deepinv", "diffusers", "ehtim", "finufft", "hydra", "ismrmrd", "lmdb", "nibabel",
+    "sigpy",
+}  # fmt: skip
 # Importing the package must stay quick and need no display: these, too, wait until they are used.
 SLOW = {"astropy", "IPython", "matplotlib", "pooch"}
 FILES = sorted(set(ROOT.rglob("*.py")) - {ROOT / "__init__.py"})  # it opens every door

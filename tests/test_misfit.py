@@ -1,6 +1,13 @@
 import pytest
 import torch
-from registries import MISFITS, closure_misfit, closure_quantities, dense_svd, load_golden
+from registries import (
+    MISFITS,
+    closure_misfit,
+    closure_quantities,
+    dense_svd,
+    load_golden,
+    squares_of_affine,
+)
 
 from lmaps_science.misfit import ClosureMisfit, GaussianMisfit
 from lmaps_science.operators import Affine
@@ -96,6 +103,18 @@ def test_gaussian_misfit_is_the_log_density():
     difference = GaussianMisfit(operator, y, 0.3)(x) + density.log_prob(y).sum(1)
     torch.testing.assert_close(difference[0], difference[1])
     assert GaussianMisfit(operator, y, 0.3).objective_scale == pytest.approx(0.09)
+
+
+def test_complex_gaussian_misfit_is_the_log_density():
+    """Of complex noise with E|n|^2 = sigma^2: p(n) = exp(-|n|^2 / sigma^2) / (pi sigma^2)."""
+    operator, generator = squares_of_affine(), torch.Generator().manual_seed(0)
+    x = torch.rand(2, 1, 6, 5, generator=generator, dtype=torch.float64)
+    y = torch.randn(1, 1, 6, 5, generator=generator, dtype=torch.complex128)
+    misfit = GaussianMisfit(operator, y, 0.3)
+    torch.testing.assert_close(misfit(x), ((y - operator(x)).abs() ** 2).sum((1, 2, 3)) / 0.3**2)
+    noise = torch.randn(10_000, generator=generator, dtype=torch.complex128)  # E|n|^2 = 1
+    assert noise.real.var() == pytest.approx(0.5, rel=0.1)
+    assert misfit.objective_scale == pytest.approx(0.3**2 / 2)
 
 
 def test_blank_images_have_finite_values_and_gradients():

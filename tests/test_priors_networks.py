@@ -323,5 +323,5 @@ def test_a_prior_trained_on_crops_serves_other_sizes():
 
 def test_a_prior_with_attention_refuses_other_sizes():
     prior = NetworkDenoiser(build_network(CROPS | {"attn_resolutions": [8]}))
-    with pytest.raises(ValueError, match=r"16 x 16 pixels, not 24 x 24.*attn_resolutions=\[\]"):
+    with pytest.raises(ValueError, match=r"16 x 16 pixels, not 24 x 24: .*attn_resolutions=\[\]"):
         prior.for_size(24, 24)

@@ -365,6 +365,14 @@ def test_counts_are_exact(solver, batch_size):
     assert result.counts == dict(zip(names, (7 * n for n in COUNTED[solver]), strict=True))
 
 
+def test_products_with_the_jacobian_of_an_affine_operator_count():
+    problem = linear_problem()
+    affine = Affine(0.5, 1.0, problem.image_shape)
+    problem = replace(problem, misfit=problem.misfit @ affine, affine=affine)
+    result = run(problem, LMAPS(7, local=ConjugateGradient(4, tolerance=0.0)))
+    assert result.counts["operator_calls"] == result.counts["operator_vjps"] == 7 * (1 + 4)
+
+
 def test_counting_leaves_the_problem_alone():
     problem = linear_problem()
     operator, prior = problem.misfit.operator, problem.prior

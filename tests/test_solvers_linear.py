@@ -94,8 +94,9 @@ def real_equations(misfit):
     zero = torch.zeros(1, *SHAPE, dtype=torch.float64)
     offset = misfit.operator(zero)
     unit = torch.eye(30, dtype=torch.float64).reshape(30, *SHAPE)
-    columns = ((misfit.operator(unit) - offset) / misfit.sigma).T
-    b = ((misfit.y - offset) / misfit.sigma)[0]
+    deviation = misfit.variance.sqrt()
+    columns = ((misfit.operator(unit) - offset) / deviation).T
+    b = ((misfit.y - offset) / deviation)[0]
     if columns.is_complex():
         columns, b = torch.cat([columns.real, columns.imag]), torch.cat([b.real, b.imag])
     return columns, b
@@ -251,8 +252,6 @@ def test_the_noise_of_every_level_is_white(operator, solver, level):
     oracle = from_function(lambda x, sigma: truth.expand(x.shape), operator.image_shape)
     clean = operator(truth).expand(batch, -1)
     noise = torch.randn(clean.shape, generator=generator, dtype=clean.dtype)
-    if clean.is_complex():
-        noise = noise * 2**0.5  # 0.2 in the real and in the imaginary part
     problem = InverseProblem(
         oracle,
         GaussianMisfit(operator, clean + 0.2 * noise, 0.2),

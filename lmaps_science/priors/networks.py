@@ -334,8 +334,8 @@ class NetworkDenoiser(Denoiser):
         network = self.network
         if not isinstance(network, PreconditionedNetwork) or _attends(network.config):
             raise ValueError(
-                f"this prior is for images of {size[0]} x {size[1]} pixels, not {height} x {width}. "
-                "One that is trained on crops serves every size: train it with attn_resolutions=[]."
+                f"this prior is for {size[0]} x {size[1]} pixels, not {height} x {width}: "
+                "one that is trained on crops serves every size: train it with attn_resolutions=[]."
             )
         resized = copy.copy(self)
         resized.image_shape = (channels, height, width)

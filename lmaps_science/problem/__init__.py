@@ -13,11 +13,14 @@ from lmaps_science.priors.base import Denoiser
 from lmaps_science.problem.base import Problem
 from lmaps_science.problem.black_hole import BlackHoleProblem
 from lmaps_science.problem.black_hole_card import BlackHoleCard
-from lmaps_science.problem.cards import list_problems, override, read_card, validate
+from lmaps_science.problem.cards import Card, list_problems, override, read_card, validate
+from lmaps_science.problem.mri import MRIProblem
+from lmaps_science.problem.mri_card import MRICard
 
 __all__ = [
     "KINDS",
     "BlackHoleProblem",
+    "MRIProblem",
     "Problem",
     "list_problems",
     "load_card",
@@ -25,10 +28,10 @@ __all__ = [
 ]
 
 # A further kind of problem is a card class with a method `problem`, entered here.
-KINDS = {"black_hole": BlackHoleCard}
+KINDS: dict[str, Any] = {"black_hole": BlackHoleCard, "mri": MRICard}
 
 
-def load_card(name: str, overrides: Mapping[str, Any] | None = None) -> BlackHoleCard:
+def load_card(name: str, overrides: Mapping[str, Any] | None = None) -> Card:
     """The validated card of a problem.
 
     Args:
@@ -46,7 +49,7 @@ def load_card(name: str, overrides: Mapping[str, Any] | None = None) -> BlackHol
             f"card {name}: kind is {kind!r}.{suggestion(str(kind), KINDS)} Known: "
             f"{', '.join(KINDS)}."
         )
-    return validate(KINDS[kind], content, name)
+    return validate(KINDS[str(kind)], content, name)
 
 
 def load_problem(
@@ -63,8 +66,8 @@ def load_problem(
 
     Args:
         name: a shipped card, e.g. "black_hole/m87_2017" (see `list_problems`), or a YAML file.
-        data: the file to work on; default: the card's. A uvfits file, or for a simulation the image
-            to observe (FITS, ehtim's text format, or "phantom:K").
+        data: the file to work on; default: the card's. A uvfits file or one of k-space, or for a
+            simulation the image to observe (see the card's section).
         prior: "shipped" or None for the card's; "gaussian" for an analytic one that needs no file;
             the path of a checkpoint; or any denoiser.
         overrides: dotted paths, e.g. `{"observation.fraction": 0.1, "solver.levels": 25}`.

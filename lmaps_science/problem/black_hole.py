@@ -123,6 +123,8 @@ class BlackHoleProblem(Problem):
         unit = "relative" if self.flux is None else "Jy/pixel"
         for name in ("image", "image_mean", "image_std"):
             data[name].attrs["units"] = unit
+        data.attrs["kind"] = "black_hole"
+        data.attrs["data"] = self.summary()["data"]
         data["mode"] = ("sample", modes.labels, {"long_name": "explanation, 0: most frequent"})
         data.attrs["best"] = modes.best
         if self.truth is not None:

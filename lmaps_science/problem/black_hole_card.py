@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -19,14 +19,15 @@ from lmaps_science.io import (
     simulate_observation,
 )
 from lmaps_science.io.images import MICROARCSECOND
-from lmaps_science.manifests import fetch, shipped_folder
+from lmaps_science.manifests import fetch
 from lmaps_science.misfit import ClosureMisfit
 from lmaps_science.operators import Affine
 from lmaps_science.phantoms import BlackHoleImages
 from lmaps_science.physics.interferometry import ClosureQuantities
-from lmaps_science.priors import Denoiser, GaussianPrior, StationaryCovariance, load_prior
+from lmaps_science.priors import Denoiser, GaussianPrior, StationaryCovariance
 from lmaps_science.problem.black_hole import BlackHoleProblem
 from lmaps_science.problem.cards import Card, Section
+from lmaps_science.problem.networks import NetworkSection, network_prior, prior_facts
 
 __all__ = ["BlackHoleCard", "observe", "phantom", "true_image"]
 
@@ -96,17 +97,6 @@ class ImageSection(Section):
 
     npix: PositiveInt = 64
     fov_uas: PositiveFloat = 160.0
-
-
-class NetworkSection(Section):
-    """A network: `file` is a path, or the name of weights that come with the problems.
-
-    `config` is for `.pt` checkpoints alone: what their weights cannot tell (`priors.infer_config`).
-    """
-
-    kind: Literal["network"]
-    file: str
-    config: dict[str, Any] | None = None
 
 
 class GaussianSection(Section):
@@ -185,7 +175,7 @@ class BlackHoleCard(Card):
                 "problem": name,
                 "card": self.model_dump(mode="json"),
                 "observation": dict(observation.attrs),
-                "prior": _prior_facts(prior),
+                "prior": prior_facts(prior),
             },
             name=name,
             card=self,
@@ -286,14 +276,7 @@ def make_prior(section: NetworkSection | GaussianSection, grid: ImageSection) ->
     """
     if isinstance(section, GaussianSection):
         return gaussian_prior(section, grid)
-    path, shipped = Path(section.file), shipped_folder("problems") / "black_hole" / section.file
-    path = shipped if shipped.is_file() else path
-    if not path.exists():
-        raise DataError(
-            f"{path}: no such prior, neither at that path nor in {shipped.parent}. Train one with "
-            "`lmaps prior train`, or take prior 'gaussian', which needs no file."
-        )
-    return load_prior(path, config=section.config)
+    return network_prior(section, "black_hole")
 
 
 def gaussian_prior(section: GaussianSection, grid: ImageSection) -> GaussianPrior:
@@ -307,9 +290,3 @@ def gaussian_prior(section: GaussianSection, grid: ImageSection) -> GaussianPrio
     power = torch.exp(-2 * (math.pi * sigma) ** 2 * (k[:, None] ** 2 + k**2))
     power = (2 * section.std) ** 2 * power / power.mean()
     return GaussianPrior(2 * mean[None] - 1, StationaryCovariance(power[None]))
-
-
-def _prior_facts(prior: Denoiser) -> dict[str, Any]:
-    metadata = getattr(prior, "metadata", {})
-    keep = ("description", "file", "sha256")
-    return {"repr": repr(prior), **{key: metadata[key] for key in keep if key in metadata}}

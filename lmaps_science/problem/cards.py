@@ -15,12 +15,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
 
 from lmaps_science import local_map, solvers
 from lmaps_science.io.files import DataError, require_file, suggestion
 from lmaps_science.manifests import shipped_folder
+from lmaps_science.priors import Denoiser
 from lmaps_science.sample import Solver
 
 __all__ = ["Card", "Section", "build_solver", "list_problems", "override", "read_card", "validate"]
@@ -75,6 +77,17 @@ class Card(Section):
         for name in self.presets:
             self.solver(name)
         return self
+
+    def problem(
+        self,
+        name: str,
+        data: str | Path | None = None,
+        prior: Denoiser | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Any:
+        """The problem, with its data read or simulated; each kind of card makes its own."""
+        raise NotImplementedError(f"{type(self).__name__} must define problem(name, ...).")
 
     def solver(self, preset: str | None = None) -> Solver:
         """The solver of a preset; default: the one in use."""

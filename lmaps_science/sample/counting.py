@@ -6,11 +6,12 @@ import copy
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from lmaps_science.operators import LinearOperator, Operator
 from lmaps_science.priors.base import Denoiser
 from lmaps_science.sample.protocol import InverseProblem
 
@@ -24,13 +25,18 @@ def counted(
 
     ``autocast`` is the dtype in which the denoiser, and it alone, runs.
     """
-    operator = copy.copy(problem.misfit.operator)
-    kind = type(operator)
-    operator.__class__ = type(kind.__name__, (_CountingOperator, kind), {})
-    operator._counts, operator._inside = counts, [False]  # type: ignore[attr-defined]
+    operator = _counting(problem.misfit.operator, counts, [False])
     misfit = copy.copy(problem.misfit)
     misfit.operator = operator
     return replace(problem, prior=_CountingPrior(problem.prior, counts, autocast), misfit=misfit)
+
+
+def _counting(operator: Operator, counts: dict[str, int], inside: list[bool]) -> Operator:
+    kind = type(operator)
+    counting = copy.copy(operator)
+    counting.__class__ = type(kind.__name__, (_CountingOperator, kind), {})
+    counting._counts, counting._inside = counts, inside  # type: ignore[attr-defined]
+    return counting
 
 
 class _CountingPrior(Denoiser):
@@ -86,6 +92,14 @@ class _CountingOperator:
 
     def normal(self, x: Tensor) -> Tensor:
         return self._outermost("normal", {"operator_calls": 1, "operator_vjps": 1}, x)
+
+    @property
+    def linear(self) -> LinearOperator | None:
+        """The Jacobian, which counts as well: an affine operator has another one than itself."""
+        found: Any = super().linear  # type: ignore[misc]
+        if found is None or isinstance(found, _CountingOperator):
+            return found
+        return cast(LinearOperator, _counting(found, self._counts, self._inside))
 
     def pullback(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         y, pull = self._outermost("pullback", {"operator_calls": 1}, x)

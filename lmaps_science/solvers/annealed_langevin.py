@@ -66,7 +66,9 @@ class AnnealedLangevin:
         sigma, misfit, x = float(self.sigmas[i]), problem.misfit, state.x
         assert isinstance(misfit, GaussianMisfit), "requires gaussian"
         gamma = state.extra["operator_norm"] * sigma
-        widened = GaussianMisfit(misfit.operator, misfit.y, (misfit.sigma**2 + gamma**2).sqrt())
+        parts = 2 if misfit.y.is_complex() else 1  # gamma is that of a real number
+        spread = (misfit.sigma**2 + parts * gamma**2).sqrt()
+        widened = GaussianMisfit(misfit.operator, misfit.y, spread)
         eta = self.rate * sigma**2
         for k in range(self.steps):
             denoised = problem.prior(x, sigma)

@@ -154,12 +154,8 @@ class PerturbAndMAP:
         misfit, temperature = copy.copy(target.misfit), target.temperature
         assert isinstance(misfit, GaussianMisfit), "requires gaussian"
         mean = target.mean + target.radius * normal(target.mean, 0)
-        # exp(-L) has the variance sigma^2 in the real and in the imaginary part of a datum; a
-        # complex normal number has 1/2 in each.
-        parts = 2.0 if misfit.y.is_complex() else 1.0
-        spread = (parts * temperature) ** 0.5 * misfit.sigma
         data = misfit.y.expand(len(mean), *misfit.y.shape[1:])
-        misfit.y = data + spread * normal(data, 1)
+        misfit.y = data + temperature**0.5 * misfit.sigma * normal(data, 1)
         # With kappa1 = 1 the local problem is this one up to a factor.
         kappa2 = 1 / (temperature * misfit.objective_scale)
         return self.local(LocalProblem(mean, misfit, target.radius, 1.0, kappa2))

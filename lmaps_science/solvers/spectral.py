@@ -54,4 +54,6 @@ def spectrum(problem: InverseProblem, tolerance: float = 1e-6) -> Spectrum:
     safe = torch.where(seen, s, 1)
     offset = misfit.operator(problem.like(1))  # H may be affine
     data = torch.where(seen, operator.Ut(misfit.y - offset) / safe, 0)
-    return Spectrum(operator, data, torch.where(seen, sigma[0] / safe, torch.inf))
+    # The coefficients are real, also those of complex data.
+    deviation = misfit.variance.flatten()[0].sqrt()
+    return Spectrum(operator, data, torch.where(seen, deviation / safe, torch.inf))

@@ -44,9 +44,9 @@ def methods(ratio: int) -> dict:
         ),
         "LMAPS, Table 4, gradient steps": (paper, 1),
         "DiffPIR": (DiffPIR(100, regularisation=1.0, zeta=1.0), 1),
-        "DAPS": (DAPS(), 1),
+        "DAPS": (DAPS(radius=0.1), 1),
         "RED-diff": (REDDiff(1000, 1000.0, 0.02), 1),
-        "DPS": (DPS(1000), 1),
+        "DPS": (DPS(500), 1),
     }
     return table
 

@@ -1,14 +1,8 @@
-"""Figures of reconstructions, without any global state: each function returns a Figure.
-
-They draw the datasets that `Problem.analyse` makes and `read_netcdf` reads back, so a result can be
-drawn long after the run. North is up and east is left; lengths are in microarcseconds.
-"""
+"""Figures of black-hole imaging. North is up and east is left; lengths are in microarcseconds."""
 
 from __future__ import annotations
 
-import io
 import math
-import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,33 +13,15 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Circle
 
-from lmaps_science.io.files import atomic_write
 from lmaps_science.metrics import blur
-from lmaps_science.problem import Problem
-from lmaps_science.sample import Result
+from lmaps_science.plots.common import PATH, POINTS, Picture, finish, history
 
-__all__ = ["plot_reconstruction", "plot_samples", "plot_uv"]
+__all__ = ["plot_uv", "reconstruction", "samples"]
 
-INTENSITY, SPREAD, POINTS = "afmhot", "viridis", "#1f5f8b"
-PATH = str | os.PathLike[str]
+INTENSITY, SPREAD = "afmhot", "viridis"
 
 
-class Picture(Figure):
-    """A figure that notebooks show by itself."""
-
-    def _repr_png_(self) -> bytes:
-        buffer = io.BytesIO()
-        self.savefig(buffer, format="png", dpi=90)
-        return buffer.getvalue()
-
-
-def plot_reconstruction(
-    result: xr.Dataset | Result,
-    problem: Problem | None = None,
-    path: PATH | None = None,
-    *,
-    blur_uas: float = 15.0,
-) -> Figure:
+def reconstruction(data: xr.Dataset, *, blur_uas: float = 15.0) -> Figure:
     """The images of a reconstruction, and how they fit the data.
 
     Above: the truth where it is known, the best sample, the mean of the samples
@@ -54,12 +30,9 @@ def plot_reconstruction(
     sample on its way from noise to image.
 
     Args:
-        result: what `problem.analyse` gave (or `read_netcdf`), or a Result together with `problem`.
-        problem: needed for a Result alone.
-        path: a file to write, atomically; its suffix tells the format.
+        data: what `problem.analyse` gave.
         blur_uas: full width at half maximum of the blur.
     """
-    data = _dataset(result, problem)
     best = int(data.attrs["best"])
     pixel = abs(float(data["x"][1] - data["x"][0]))
     scale, unit = _scale(data["image"])
@@ -95,24 +68,17 @@ def plot_reconstruction(
     _residuals(left, data, "cphase", best, "closure phases")
     _residuals(middle, data, "logcamp", best, "log closure amplitudes")
     left.set_ylabel("(observed − model) / σ")
-    _history(right, data, best)
-    return _finish(figure, path)
+    history(right, data, best)
+    return figure
 
 
-def plot_samples(
-    result: xr.Dataset | Result,
-    problem: Problem | None = None,
-    path: PATH | None = None,
-    *,
-    most: int = 16,
-) -> Figure:
+def samples(data: xr.Dataset, *, most: int = 16) -> Figure:
     """Up to `most` samples side by side on one colour scale.
 
     Each has the chi2 of its closure phases (phi) and log closure amplitudes (A).
 
     A dataset with a variable `mode` (sample) is drawn mode by mode, the most frequent first.
     """
-    data = _dataset(result, problem)
     order = np.arange(data.sizes["sample"])
     if "mode" in data:
         order = np.lexsort((data["misfit"].values[-1], data["mode"].values))
@@ -134,7 +100,7 @@ def plot_samples(
     figure.colorbar(image, ax=axes, shrink=0.8, aspect=30).set_label(unit)
     figure.supxlabel("relative right ascension (µas)", fontsize=10)
     figure.supylabel("relative declination (µas)", fontsize=10)
-    return _finish(figure, path)
+    return figure
 
 
 def plot_uv(observation: xr.Dataset, path: PATH | None = None) -> Figure:
@@ -161,7 +127,7 @@ def plot_uv(observation: xr.Dataset, path: PATH | None = None) -> Figure:
     right.set_ylim(0.6 * amplitude.min(), 1.6 * amplitude.max())
     for axis in (left, right):
         axis.grid(alpha=0.25)
-    return _finish(figure, path)
+    return finish(figure, path)
 
 
 # ---------------------------------------------------------------- parts
@@ -170,17 +136,6 @@ def plot_uv(observation: xr.Dataset, path: PATH | None = None) -> Figure:
 def _mean_title(data: xr.Dataset) -> str:
     inside, n = int((data["mode"].values == 0).sum()), data.sizes["sample"]
     return f"mean of {n} samples" if inside == n else f"mean of mode 0 ({inside} of {n} samples)"
-
-
-def _dataset(result: xr.Dataset | Result, problem: Problem | None) -> xr.Dataset:
-    if isinstance(result, xr.Dataset):
-        return result
-    if problem is None:
-        raise ValueError(
-            "a Result knows neither its data nor its truth: give the problem as well, or draw "
-            "problem.analyse(result)."
-        )
-    return problem.analyse(result)
 
 
 def _scale(image: xr.DataArray) -> tuple[float, str]:
@@ -228,17 +183,6 @@ def _residuals(axis: Axes, data: xr.Dataset, name: str, sample: int, title: str)
     axis.set_title(f"{len(residual)} {title}, χ² = {chi2:.2f}", fontsize=10)
 
 
-def _history(axis: Axes, data: xr.Dataset, best: int) -> None:
-    sigma, misfit = data["sigma"].values, data["misfit"].values
-    axis.loglog(sigma, misfit, color="0.75", lw=0.8)
-    axis.loglog(sigma, misfit[:, best], color=POINTS, lw=1.6)
-    axis.invert_xaxis()
-    axis.grid(alpha=0.25)
-    axis.tick_params(axis="y", which="both", labelsize=8)
-    axis.set(xlabel="noise level σ")
-    axis.set_title("data misfit −log p(y|x)", fontsize=10)
-
-
 def _caption(data: xr.Dataset, k: int) -> str:
     parts: Iterable[str] = (
         f"{label} {float(data[name].values[k]):.{digits}f}"
@@ -251,10 +195,3 @@ def _caption(data: xr.Dataset, k: int) -> str:
     )
     mode = f"mode {data['mode'].values[k]}: " if "mode" in data else ""
     return f"{mode}sample {k}\n" + ", ".join(parts)
-
-
-def _finish(figure: Figure, path: PATH | None) -> Figure:
-    if path is not None:
-        with atomic_write(path) as temporary:
-            figure.savefig(temporary, dpi=150)
-    return figure

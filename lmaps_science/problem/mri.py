@@ -1,0 +1,148 @@
+"""Multi-coil MRI: what a reconstruction from undersampled k-space is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from lmaps_science import metrics
+from lmaps_science.arrays import centred_fft2
+from lmaps_science.misfit import GaussianMisfit
+from lmaps_science.physics.mri import MultiCoilMRI
+from lmaps_science.problem.base import Problem
+from lmaps_science.sample import Result
+
+__all__ = ["MRIProblem", "as_channels", "image_template"]
+
+UNITS = {"psnr": "dB"}
+
+
+@dataclass(frozen=True, repr=False)
+class MRIProblem(Problem):
+    """A complex image from k-space; its unit is the 99th percentile of the image it is scaled by.
+
+    Attributes:
+        zero_filled: the image of the acquired samples alone, sum_c conj(S_c) F^-1 y_c.
+    """
+
+    zero_filled: xr.DataArray | None = None
+
+    def evaluate(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Metrics of images (n, 2, H, W), each (n,).
+
+        chi2: |y - A x|^2 / sigma^2, a sample and coil; data_misfit: |y - A x| (Euclidean, as the
+        benchmark has it). Where acquired samples were not used, held_out_error: the relative error
+        |y - F S x| / |y| of the prediction of those. With a reference: psnr [dB] and ssim of the
+        magnitudes, the range being the reference's largest.
+        """
+        misfit, maps = self._gaussian, self._operator.maps
+        x = torch.as_tensor(np.ascontiguousarray(images)).to(misfit.operator.like)
+        seen, kept_back = (
+            torch.as_tensor(self.observation[name].values, device=x.device)
+            for name in ("mask", "held_out")
+        )
+        kspace = torch.as_tensor(self.observation["kspace"].values).to(maps)
+        squares = torch.empty(len(x), 2).to(x)
+        for k, image in enumerate(x):
+            residual = centred_fft2(maps * torch.complex(image[0], image[1])) - kspace
+            energy = residual.abs().square().sum(0)
+            squares[k] = torch.stack([(energy * seen).sum(), (energy * kept_back).sum()])
+        samples = seen.sum() * len(maps)
+        values = {
+            "chi2": squares[:, 0] / misfit.sigma**2 / samples,
+            "data_misfit": squares[:, 0].sqrt(),
+        }
+        if kept_back.any():
+            energy = (kspace.abs().square().sum(0) * kept_back).sum()
+            values["held_out_error"] = (squares[:, 1] / energy).sqrt()
+        if self.truth is not None:
+            pair = metrics.magnitudes(x.cpu(), self.truth.values[None])
+            values |= {"psnr": metrics.psnr(*pair), "ssim": metrics.ssim(*pair)}
+        return {name: value.cpu().double().numpy() for name, value in values.items()}
+
+    def analyse(self, result: Result) -> xr.Dataset:
+        """Samples, their complex mean, the spread of their magnitude, and each one's metrics.
+
+        `metrics_of_mean` scores the mean, `metrics_of_zero_filled` the image without any prior.
+        The dataset is self-contained: `plots` draws it without the problem.
+        """
+        data = result.to_xarray()
+        data.attrs = {k: str(v) if isinstance(v, str) else v for k, v in data.attrs.items()}
+        magnitude = np.hypot(result.samples[:, 0], result.samples[:, 1])
+        spread = magnitude.std(0, ddof=1) if len(result) > 1 else 0 * magnitude[0]
+        data["magnitude_std"] = (("y", "x"), spread, {"units": "relative"})
+        data["mask"] = self.observation["mask"]
+        data["zero_filled"] = self._zero_filled
+        if self.truth is not None:
+            data["truth"] = self.truth
+        for name, values in self.evaluate(result.samples).items():
+            data[name] = ("sample", values, {"units": UNITS.get(name, "1")})
+        scored = {"mean": result.mean, "zero_filled": self._zero_filled.values}
+        for name, image in scored.items():
+            of = self.evaluate(image[None])
+            data.attrs[f"metrics_of_{name}"] = {key: float(v[0]) for key, v in of.items()}
+        data.attrs |= {
+            "kind": "mri",
+            "data": self.summary()["data"],
+            "best": int(result.misfit[-1].argmin()),
+        }
+        return data
+
+    def summary(self) -> Mapping[str, str]:
+        """Data, sampling, noise, prior, solvers and reference."""
+        mask, facts = self.observation["mask"].values, self.facts
+        kept = f"{100 * mask.mean():.0f} % of {mask.shape[0]} x {mask.shape[1]}"
+        coils = self._gaussian.y.shape[1]
+        rows = {
+            "data": f"{self.observation.attrs.get('file', '?')}: {coils} coils, {kept} k-space",
+            "noise": f"sigma {float(self._gaussian.sigma):.3g}, scaled by "
+            f"{facts.get('scaled_by', '?')}",
+            "prior": repr(self.prior),
+            "truth": "unknown" if self.truth is None else "the fully sampled image",
+        }
+        if self.card is not None:
+            others = [name for name in self.card.presets if name != self.card.preset]
+            rows["solver"] = f"{self.card.preset}: {self.solver!r}"
+            rows["presets"] = f"also {', '.join(others)}" if others else "this one alone"
+        return rows
+
+    @property
+    def _gaussian(self) -> GaussianMisfit:
+        assert isinstance(self.misfit, GaussianMisfit)
+        return self.misfit
+
+    @property
+    def _operator(self) -> MultiCoilMRI:
+        assert isinstance(self.misfit.operator, MultiCoilMRI)
+        return self.misfit.operator
+
+    @property
+    def _zero_filled(self) -> xr.DataArray:
+        if self.zero_filled is None:
+            raise ValueError("MRIProblem: zero_filled is missing: give coils.mvue(y, maps).")
+        return self.zero_filled
+
+
+def as_channels(image: np.ndarray) -> np.ndarray:
+    """Complex (H, W) -> float32 (2, H, W), real and imaginary part."""
+    return np.stack([image.real, image.imag]).astype(np.float32)
+
+
+def image_template(shape: tuple[int, ...], coords: Mapping[str, Any]) -> xr.DataArray:
+    """Zeros (part, y, x), with the coordinates of the file where it has them, else pixels."""
+    axes = {
+        axis: coords.get(axis, (axis, np.arange(n) - n // 2, {"units": "pixel"}))
+        for axis, n in zip("yx", shape, strict=True)
+    }
+    return xr.DataArray(
+        np.zeros((2, *shape), np.float32),
+        dims=("part", "y", "x"),
+        coords={"part": ["real", "imaginary"], **axes},
+        name="image",
+        attrs={"units": "relative", "long_name": "transverse magnetisation, 99th percentile 1"},
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -68,9 +68,12 @@ class MRIProblem(Problem):
     def analyse(self, result: Result) -> xr.Dataset:
         """Samples, their complex mean, the spread of their magnitude, and each one's metrics.
 
+        Images are 0 where all coil maps are: of that place the data say nothing.
         `metrics_of_mean` scores the mean, `metrics_of_zero_filled` the image without any prior.
         The dataset is self-contained: `plots` draws it without the problem.
         """
+        seen = (self._operator.maps != 0).any(-3).reshape(self.image_shape[1:]).cpu().numpy()
+        result = replace(result, samples=result.samples * seen)
         data = result.to_xarray()
         data.attrs = {k: str(v) if isinstance(v, str) else v for k, v in data.attrs.items()}
         magnitude = np.hypot(result.samples[:, 0], result.samples[:, 1])

@@ -312,15 +312,17 @@ def data_files(
 @_reported
 def prior_train(
     out: Annotated[Path, typer.Option(help="Folder for weights, checkpoints and samples.")],
+    like: Annotated[
+        str, typer.Option(help="Which shipped prior's images, network and settings to take.")
+    ] = "black_hole",
     images: Annotated[
-        Path | None, typer.Option(help=".npy file (n, H, W) in [0, 1]; default: phantoms.")
+        Path | None, typer.Option(help=".npy file (n, H, W) in [0, 1] instead of its images.")
     ] = None,
-    npix: Annotated[int, typer.Option(min=8, help="Size of the phantoms.")] = 64,
-    fov_uas: Annotated[float, typer.Option(help="Their field of view.")] = 160.0,
-    channels: Annotated[int, typer.Option(min=8, help="Width of the network.")] = 64,
+    npix: Annotated[int | None, typer.Option(min=8, help="Another size of its images.")] = None,
+    channels: Annotated[int | None, typer.Option(min=8, help="Width of the network.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 20_000,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 16,
-    learning_rate: Annotated[float, typer.Option(help="Its largest value.")] = 8e-4,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images a step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Its largest value.")] = None,
     precision: Annotated[str, typer.Option(help="no (float32) or bf16.")] = "no",
     seed: Annotated[int, typer.Option(min=0, help="Of images and noise.")] = 0,
     validate_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 500,
@@ -328,39 +330,49 @@ def prior_train(
 ) -> None:
     """Train a prior, or go on training it.
 
-    The same command goes on from the last checkpoint in its folder.
+    The same command goes on from the last checkpoint in its folder. --like is black_hole, brain
+    (extra `brain`) or nuclei.
 
     \b
     lmaps prior train --out prior --steps 20000 --precision bf16
+    lmaps prior train --out prior --like brain
     lmaps prior train --out prior --images my_images.npy
     accelerate launch -m lmaps_science.cli prior train --out prior
     """
-    from lmaps_science.phantoms import BlackHoleImages
-    from lmaps_science.training import TrainingSettings, train
+    from dataclasses import replace
 
-    training: Any = BlackHoleImages(npix, fov_uas, seed)
-    validation: Any = BlackHoleImages(npix, fov_uas, seed + 1)
-    if images is not None:
+    from lmaps_science.io import DataError
+    from lmaps_science.io.files import suggestion
+    from lmaps_science.recipes import RECIPES
+    from lmaps_science.training import train
+
+    if like not in RECIPES:
+        raise DataError(
+            f"there is no shipped prior {like!r}.{suggestion(like, RECIPES)} Known: "
+            f"{', '.join(RECIPES)}."
+        )
+    recipe = RECIPES[like]
+    size = npix or recipe.npix
+    training: Any
+    validation: Any
+    if images is None:
+        training, validation = (recipe.images(size, s) for s in (seed, seed + 1))
+    else:
         training, validation = _own_images(images, seed)
     shape = list(training.batch(0, 1).shape[1:])
-    config = {
-        "architecture": "song",
-        "preconditioning": "edm",
-        "image_shape": shape,
-        "patch": 2 if shape[-1] % 16 == 0 else 1,
-        "sigma_data": 0.5,
-        "model_channels": channels,
-        "channel_mult": [1, 2, 2],
-        "num_blocks": 1,
-        "attn_resolutions": [8],
-    }
-    options = TrainingSettings(
+    config = {**recipe.config, "image_shape": shape}
+    if any(n % (config["patch"] * 8) for n in shape[1:]):
+        config["patch"] = 1
+    if channels is not None:
+        config["model_channels"] = channels
+    given: dict[str, Any] = {"batch_size": batch_size, "learning_rate": learning_rate}
+    options = replace(
+        recipe.settings,
         steps=steps,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
         precision=precision,
         seed=seed,
         validate_every=validate_every,
+        **{name: value for name, value in given.items() if value is not None},
     )
     path = train(config, training, validation, out, options, description=description)
     typer.echo(f"written to {path}")

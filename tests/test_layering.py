@@ -17,7 +17,7 @@ LEVELS = [  # modules and sub-packages, each one unit; siblings on a level do no
     {"physics", "misfit"},
     {"local_map", "sample"},
     {"solvers", "training", "modes"},
-    {"problem"},
+    {"problem", "recipes"},
     {"runner", "plots", "report", "integrations"},
     {"cli"},
 ]

@@ -6,6 +6,8 @@ import torch
 
 from lmaps_science.io import DataError
 from lmaps_science.priors import load_prior, prior_info
+from lmaps_science.priors.networks import build_network
+from lmaps_science.recipes import RECIPES
 from lmaps_science.training import ArrayImages, TrainingSettings, draw, edm_loss, train
 
 pytest.importorskip("accelerate")
@@ -162,3 +164,15 @@ def test_divergence_is_reported(tmp_path):
     bad = TrainingSettings(steps=5, learning_rate=1e30, warmup=0, gradient_clip=1e30)
     with pytest.raises(FloatingPointError, match="learning_rate"):
         train(CONFIG, images(0), images(1), tmp_path, bad, progress=False)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_fit_their_images(name):
+    recipe = RECIPES[name]
+    network = build_network({**recipe.config, "image_shape": [2 if name == "brain" else 1, 64, 64]})
+    assert 1e6 < sum(p.numel() for p in network.parameters()) < 6e6, "12 MB in half precision"
+    if name != "brain":  # needs a package that tests do without
+        images = recipe.images(64, 0)
+        assert images.batch(0, 2).shape == (2, 1, 64, 64)
+        low, high = images.value_range
+        assert low <= images.batch(0, 2).min() <= images.batch(0, 2).max() <= high

@@ -37,6 +37,7 @@ class NucleiImages:
 
     npix: int = 128
     seed: int = 0
+    value_range = (0.0, 1.0)
 
     def __post_init__(self) -> None:
         if self.npix < 16:

@@ -46,7 +46,7 @@ def test_data_loss_and_gradient_of_the_benchmark(golden, n_receivers, dtype, bou
     assert relative(model_space(x), golden[f"nr{n_receivers}_y"]) < bound
 
     reference = model_space(torch.zeros_like(x))
-    gradient, value = GaussianMisfit(model_space, reference, 0.5**0.5).gradient(x)  # sum |.|^2
+    gradient, value = GaussianMisfit(model_space, reference, 1.0).gradient(x)  # sum |.|^2
     assert float(value) == pytest.approx(
         float(golden[f"nr{n_receivers}_loss_against_y_of_zero"][0]), rel=bound
     )

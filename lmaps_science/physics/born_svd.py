@@ -38,7 +38,7 @@ class BornSVD(SVDOperator):
     those of `operator`, exact and fast, so they differ from U diag(s) V^T by up to that much.
 
     The first time, the decomposition is computed in double precision: for the benchmark's 20 x 360
-    data and 128 x 128 pixels it needs 4 GB; V takes 4 N^2 r bytes in single precision (0.4 GB),
+    data and 128 x 128 pixels it needs 5 GB; V takes 4 N^2 r bytes in single precision (0.4 GB),
     in memory and on disk. A file in `cache` is used again only where every parameter is the same;
     the default folder is that of the operating system for caches, None writes nothing.
 

@@ -59,7 +59,7 @@ class FullWaveScattering(Operator):
         *,
         tolerance: float = 1e-5,
         iterations: int = 1000,
-        receiver_tolerance: float | None = 1e-10,
+        receiver_tolerance: float | None = 1e-8,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
     ):

@@ -271,7 +271,7 @@ class BornScattering(LinearOperator):
         geometry: ScatteringGeometry,
         *,
         conjugate_incident: bool = False,
-        tolerance: float | None = 1e-10,
+        tolerance: float | None = 1e-8,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
     ):

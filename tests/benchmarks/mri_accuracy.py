@@ -128,6 +128,9 @@ def bart(problem, regulariser: str) -> np.ndarray:
         command += [f"{folder}/maps", f"{folder}/x"]
         subprocess.run(command, check=True, capture_output=True)
         image = np.squeeze(read_cfl(f"{folder}/x"))
+    # Its transform has another sign where n / 2 is odd.
+    real, imaginary = problem.zero_filled.values
+    image = image * np.exp(1j * np.angle(np.vdot(image, real + 1j * imaginary)))
     return np.stack([image.real, image.imag])
 
 

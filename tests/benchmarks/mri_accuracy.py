@@ -43,7 +43,7 @@ from lmaps_science.solvers.sense import sense_reconstruction
 SCORES = ["psnr", "ssim", "held_out_error", "chi2"]
 FIELDS = ["setting", "case", "image", "method", *SCORES, "operator_calls", "denoiser_calls",
           "seconds"]  # fmt: skip
-CG = ConjugateGradient(30, 1e-3)
+CG = ConjugateGradient(15, 1e-2)
 METHODS = {
     "LMAPS, default": (None, 1),
     "LMAPS, default, 4 samples": (None, 4),
@@ -51,11 +51,11 @@ METHODS = {
     "DiffPIR": (DiffPIR(100, local=CG), 1),
     "PiGDM": (PiGDM(100, prior_std=0.4, local=CG), 1),
     "DPS": (DPS(500), 1),
-    "DAPS": (DAPS(40, local=PerturbAndMAP(CG), sigma_max=10.0, sigma_min=0.02), 1),
+    "DAPS": (DAPS(40, local=PerturbAndMAP(CG), sigma_max=3.0, sigma_min=0.01), 1),
     "PnP-DM": (PnPDM(40, local=PerturbAndMAP(CG)), 1),
     "RED-diff": (REDDiff(500, 0.25, 0.02), 1),
-    "annealed Langevin": (AnnealedLangevin(300, sigma_max=10.0), 1),
-    "Score-MRI": (ScoreMRI(250, sigma_max=10.0), 1),
+    "annealed Langevin": (AnnealedLangevin(300, sigma_max=3.0), 1),
+    "Score-MRI": (ScoreMRI(250, sigma_max=3.0), 1),
 }
 CLASSICAL = {  # weights tuned on seed 3 of the simulated setting
     "zero-filled": None,

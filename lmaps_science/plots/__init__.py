@@ -12,7 +12,7 @@ from typing import Any
 import xarray as xr
 from matplotlib.figure import Figure
 
-from lmaps_science.plots import black_hole, mri
+from lmaps_science.plots import black_hole, mri, scattering
 from lmaps_science.plots.black_hole import plot_uv
 from lmaps_science.plots.common import PATH, finish
 from lmaps_science.problem import Problem
@@ -20,7 +20,7 @@ from lmaps_science.sample import Result
 
 __all__ = ["plot_reconstruction", "plot_samples", "plot_uv"]
 
-KINDS: dict[str, ModuleType] = {"black_hole": black_hole, "mri": mri}
+KINDS: dict[str, ModuleType] = {"black_hole": black_hole, "mri": mri, "scattering": scattering}
 
 
 def plot_reconstruction(
@@ -36,7 +36,7 @@ def plot_reconstruction(
         problem: needed for a Result alone.
         path: a file to write, atomically; its suffix tells the format.
         options: those of the kind of problem: `plots.black_hole.reconstruction`,
-            `plots.mri.reconstruction`.
+            `plots.mri.reconstruction`, `plots.scattering.reconstruction`.
     """
     data = _dataset(result, problem)
     return finish(KINDS[data.attrs["kind"]].reconstruction(data, **options), path)

@@ -16,19 +16,26 @@ from lmaps_science.problem.black_hole_card import BlackHoleCard
 from lmaps_science.problem.cards import Card, list_problems, override, read_card, validate
 from lmaps_science.problem.mri import MRIProblem
 from lmaps_science.problem.mri_card import MRICard
+from lmaps_science.problem.scattering import ScatteringProblem
+from lmaps_science.problem.scattering_card import ScatteringCard
 
 __all__ = [
     "KINDS",
     "BlackHoleProblem",
     "MRIProblem",
     "Problem",
+    "ScatteringProblem",
     "list_problems",
     "load_card",
     "load_problem",
 ]
 
 # A further kind of problem is a card class with a method `problem`, entered here.
-KINDS: dict[str, Any] = {"black_hole": BlackHoleCard, "mri": MRICard}
+KINDS: dict[str, Any] = {
+    "black_hole": BlackHoleCard,
+    "mri": MRICard,
+    "scattering": ScatteringCard,
+}
 
 
 def load_card(name: str, overrides: Mapping[str, Any] | None = None) -> Card:

@@ -9,6 +9,8 @@ from lmaps_science.solvers.ddnm import DDNM
 from lmaps_science.solvers.ddrm import DDRM
 from lmaps_science.solvers.diffpir import DiffPIR
 from lmaps_science.solvers.dps import DPS
+from lmaps_science.solvers.exact_svd import ExactSVD
+from lmaps_science.solvers.frequency_hopping import FrequencyHopping
 from lmaps_science.solvers.lmaps import LMAPS
 from lmaps_science.solvers.local_posterior import Langevin, Metropolis, PerturbAndMAP
 from lmaps_science.solvers.pigdm import PiGDM
@@ -25,6 +27,8 @@ __all__ = [
     "LMAPS",
     "AnnealedLangevin",
     "DiffPIR",
+    "ExactSVD",
+    "FrequencyHopping",
     "Langevin",
     "Metropolis",
     "PerturbAndMAP",

@@ -1,0 +1,42 @@
+"""The exact local MAP by the operator's singular value decomposition."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lmaps_science.local_map import LocalProblem
+from lmaps_science.misfit import GaussianMisfit
+from lmaps_science.operators import SVDOperator
+
+__all__ = ["ExactSVD"]
+
+
+@dataclass(frozen=True)
+class ExactSVD:
+    r"""The local MAP of a linear operator with known singular vectors (paper 1, eq. 15).
+
+    Solves ``(w A^T A / v + w_p) (z - m) = w A^T (y - A m) / v`` for the variance ``v`` of a datum,
+    in one go where :class:`~lmaps_science.local_map.ConjugateGradient` iterates.
+
+    Raises ValueError for a noise level that differs from datum to datum, for the prior's covariance
+    and for ``kappa1 = 0``, which leaves nothing to make the solution unique.
+    """
+
+    requires = frozenset({"svd", "gaussian"})
+
+    def __call__(self, problem: LocalProblem) -> Tensor:
+        misfit = problem.misfit
+        operator = misfit.operator.linear
+        assert isinstance(misfit, GaussianMisfit), "requires gaussian"
+        assert isinstance(operator, SVDOperator), "requires svd"
+        if misfit.sigma.ndim or problem.covariance is not None or problem.prior_weight == 0:
+            raise ValueError(
+                "ExactSVD needs one sigma for all data, covariance='isotropic' and kappa1 > 0: "
+                "take ConjugateGradient() instead."
+            )
+        # The equation divided by w / v, so that the damping is all that depends on the level.
+        scale = misfit.variance / problem.misfit_weight
+        b = -scale * problem.gradient(problem.denoised)[0]
+        return problem.denoised + operator.solve_normal(b, scale * problem.prior_weight)

@@ -10,7 +10,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.patches import Circle
 
-from lmaps_science.plots.common import Picture, history
+from lmaps_science.plots.common import POINTS, Picture, history
 
 __all__ = ["reconstruction", "samples"]
 
@@ -21,7 +21,7 @@ def reconstruction(data: xr.Dataset, *, error_scale: float = 5.0) -> Picture:
     Above: permittivity of the truth, of the image that the Born approximation and total variation
     make of the same data, of the mean of the samples; its error times `error_scale` and the
     standard deviation. Dashed circles are the published outlines. Below: profiles through the
-    centre and the data misfit on the way from noise to image.
+    object and the data misfit on the way from noise to image.
 
     Args:
         data: what `problem.analyse` gave.
@@ -38,22 +38,19 @@ def reconstruction(data: xr.Dataset, *, error_scale: float = 5.0) -> Picture:
         spreads += [(f"error × {error_scale:g}", error)]
     if n > 1:
         spreads += [(f"standard deviation × {error_scale:g}", error_scale * data["image_std"])]
-    top = float(np.max([values.max() for title, values in maps if title != "Born"]))
-    top = min(max(top, 1e-6), float(data.attrs["max_contrast"]))
+    shown = maps[0][1] if "truth" in data else estimate
+    top = min(max(float(shown.max()), 1e-6), float(data.attrs["max_contrast"]))
     panels = [(t, 1 + v, "viridis", 1.0) for t, v in maps]
     panels += [(t, np.asarray(v), "inferno", 0.0) for t, v in spreads]
     figure = Picture(figsize=(2.9 * len(panels), 6.0), layout="constrained")
     above, below = np.asarray(figure.subfigures(2, 1, height_ratios=[3.2, 2.8]))
-    for axis, (title, values, cmap, low) in zip(
-        above.subplots(1, len(panels)), panels, strict=True
-    ):
+    axes = above.subplots(1, len(panels), squeeze=False)[0]
+    for axis, (title, values, cmap, low) in zip(axes, panels, strict=True):
         image = _show(axis, values, data, cmap, low, low + top)
         axis.set_title(title, fontsize=10)
-        if low or title == panels[-1][0]:
-            last = title == maps[-1][0]
-            if last or not low:
-                label = "relative permittivity" if low else ""
-                above.colorbar(image, ax=axis, shrink=0.7, pad=0.02, label=label)
+        if axis in (axes[len(maps) - 1], axes[-1]):  # one scale for the maps, one for the rest
+            label = "relative permittivity" if low else ""
+            above.colorbar(image, ax=axis, shrink=0.7, pad=0.02, label=label)
     left, right = below.subplots(1, 2)
     _profiles(left, data, maps)
     history(right, data, int(data.attrs["best"]))
@@ -102,21 +99,21 @@ def _show(axis: Axes, values: Any, data: xr.Dataset, cmap: str, low: float, high
 
 
 def _profiles(axis: Axes, data: xr.Dataset, maps: list[tuple[str, np.ndarray]]) -> None:
-    """Permittivity along y = 0, that of published discs included."""
-    x, row = data["x"].values, int(np.abs(data["y"].values).argmin())
+    """Permittivity along the row through most of the object, published discs included."""
+    x, y = data["x"].values, data["y"].values
+    row = int(maps[0 if "truth" in data else -1][1].sum(1).argmax())
     colours = {"truth": "k", "Born": "#c25b00"}
     for title, values in maps:
-        first = title.split()[0]
-        colour = colours.get(first, "#1f5f8b")
+        colour = colours.get(title.split()[0], POINTS)
         axis.plot(x, 1 + values[row], label=title.splitlines()[0], color=colour, lw=1.4)
     if data.attrs.get("targets") and "truth" not in data:
         fine = np.linspace(x[0], x[-1], 2000)
         published = np.ones_like(fine)
         for disc in data.attrs["targets"].values():
-            inside = (fine - disc["x"]) ** 2 + disc["y"] ** 2 <= disc["radius"] ** 2
+            inside = np.hypot(fine - disc["x"], y[row] - disc["y"]) <= disc["radius"]
             published[inside] = 1 + disc["value"]
         axis.plot(fine, published, label="published", color="0.6", lw=1.0, zorder=0)
     axis.legend(fontsize=8, frameon=False)
     axis.grid(alpha=0.25)
-    axis.set(xlabel="x (mm), at y = 0")
+    axis.set(xlabel=f"x (mm), at y = {y[row]:.3g} mm")
     axis.set_title("relative permittivity", fontsize=10)

@@ -44,7 +44,8 @@ class MeasuredFields(Section):
     `frequencies_ghz` are those used, null: all. `within` is the angle of `io.calibrate_fresnel`.
     `relative_noise` is the standard deviation of a datum in units of the root mean square of the
     scattered field at its frequency: what calibration and model leave unexplained, far above the
-    receivers' noise.
+    receivers' noise. Neighbouring receivers are wrong together, so it should be larger than what
+    one alone is off by.
     """
 
     kind: Literal["fresnel"]
@@ -52,7 +53,7 @@ class MeasuredFields(Section):
     manifest: str | None = None
     frequencies_ghz: tuple[PositiveFloat, ...] | None = None
     within: PositiveFloat = 1.0
-    relative_noise: PositiveFloat = 0.15
+    relative_noise: PositiveFloat = 0.3
 
 
 class SimulatedFields(Section):
@@ -408,8 +409,9 @@ def known_image(section: SimulatedFields, grid: ImageSection, name: str) -> np.n
             return section.contrast * images[int(name.removeprefix("phantom:"))][0].astype(float)
         except (ValueError, IndexError) as error:
             raise DataError(f"{name}: {error}. Write phantom:K with K = 0, 1, 2, …") from error
+    path = require_file(name)
     try:
-        image = np.load(require_file(name), allow_pickle=False)
+        image = np.load(path, allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise DataError(f"{name} is not a NumPy file of numbers: write it with np.save.") from error
     expected = (grid.npix, grid.npix)

@@ -352,11 +352,11 @@ def test_a_simulated_target_is_recovered_where_born_fails():
         "image": {"npix": 24, "side": 0.1, "max_contrast": 2.0},
         "observation.receivers": 36,
         "observation.transmitters": 6,
-        "observation.frequencies_ghz": [2.0, 4.0],
+        "observation.frequencies_ghz": [3.0, 6.0],
         "observation.image": "target:simulated",
         "observation.relative_noise": 0.02,
         "targets": {"simulated": [foam, rod]},
-        "prior": {"kind": "total_variation", "weight": 10.0},
+        "prior": {"kind": "total_variation", "weight": 30.0},
     }
     problem = load_problem(FULL_WAVE, overrides=overrides)
     assert "multi-frequency" in problem.provides
@@ -364,13 +364,13 @@ def test_a_simulated_target_is_recovered_where_born_fails():
     assert exact["foam_diameter"][0] == pytest.approx(70, abs=0.5)
     assert exact["rod_permittivity"][0] == pytest.approx(2.5, abs=0.05)
     assert exact["foam_rod_distance"][0] == pytest.approx(6.0, abs=0.2)
-    solver = FrequencyHopping(8, sigma_max=1.0, sigma_min=0.02)
+    solver = FrequencyHopping(8, sigma_max=1.0, sigma_min=0.05)
     data = problem.analyse(sample(problem, solver, 1, progress=False))
     assert data["psnr"].values[0] > data.attrs["metrics_of_born"]["psnr"] + 6
-    assert data["foam_permittivity"].values[0] == pytest.approx(1.5, abs=0.1)
-    assert data["foam_diameter"].values[0] == pytest.approx(70, abs=4)
-    assert data["rod_permittivity"].values[0] == pytest.approx(2.5, abs=0.35)
-    assert data["rod_diameter"].values[0] == pytest.approx(32, abs=3)
+    assert data["foam_permittivity"].values[0] == pytest.approx(1.5, abs=0.05)
+    assert data["foam_diameter"].values[0] == pytest.approx(70, abs=2)
+    assert data["rod_permittivity"].values[0] == pytest.approx(2.5, abs=0.15)
+    assert data["rod_diameter"].values[0] == pytest.approx(32, abs=2)
 
 
 def test_measured_fields(data_dir):

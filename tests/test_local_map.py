@@ -21,7 +21,9 @@ from lmaps_science.local_map import (
 from lmaps_science.misfit import ClosureMisfit, GaussianMisfit
 from lmaps_science.operators import Affine
 from lmaps_science.physics.interferometry import ClosureQuantities, ClosureSet, Visibilities
-from lmaps_science.solvers.lmaps import TABLE_4
+from lmaps_science.priors import GaussianPrior, StationaryCovariance
+from lmaps_science.sample import InverseProblem, sample
+from lmaps_science.solvers.lmaps import LMAPS, TABLE_4
 
 # Each has the means to reach the minimum of a small quadratic; the last entry is the tolerance.
 SOLVERS = {
@@ -200,3 +202,17 @@ def test_lbfgs_needs_a_tenth_of_the_papers_evaluations(benchmark_problem, preset
     quick = problem(LBFGS(iterations=paper.local.steps // 10, tolerance=0)(problem))
     assert (quick <= reference).all()
     assert (quick < problem(blurred)).all()  # the paper's steps are too long at some noise levels
+
+
+def test_kappa_scales_the_covariance_of_the_local_problem():
+    problem = InverseProblem(
+        GaussianPrior(torch.zeros(1, 6, 5), StationaryCovariance(torch.ones(1, 6, 5))),
+        GaussianMisfit(dense_svd(), torch.ones(1, 9, dtype=torch.float64), 0.3),
+        Affine(1.0, 0.0, (1, 6, 5)),
+    ).to(dtype=torch.float64)
+    options = {"levels": 3, "local": ConjugateGradient(40, 1e-12)}
+    by_kappa = sample(problem, LMAPS(kappa=2.5, **options), progress=False)
+    by_weight = sample(problem, LMAPS(kappa2=2.5 / 0.09, **options), progress=False)
+    torch.testing.assert_close(by_kappa.estimates, by_weight.estimates)
+    with pytest.raises(ValueError, match="kappa2 or kappa but not both"):
+        LMAPS(kappa=2.0, kappa2=1.0)

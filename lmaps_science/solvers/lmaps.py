@@ -26,13 +26,14 @@ class LMAPS:
         kappa1: trust-region scale of the prior; at noise levels above it the data decide. 0 drops
             the prior term: the local solver's early stop is then the only regulariser.
         kappa2: weight of the data misfit, in the misfit's published unit. None gives it the one
-            that makes the local covariance neither wider nor narrower than stated (kappa = 1).
+            that makes the local covariance ``kappa sigma^2``.
         rho: share of fresh noise in a transition: 0 is deterministic (DDIM), 1 renoises fully.
         local: the solver of the local problem; ``GradientSteps(K, lr)`` is the paper's.
         sigma_max, sigma_min: ends of the noise schedule (EDM, power 7).
         covariance: ``"isotropic"``, the paper's ``kappa sigma^2 I``, or ``"prior"``, which uses
             the covariance that comes with the prior; see
             :class:`~lmaps_science.local_map.LocalProblem`.
+        kappa: factor on the local covariance, where kappa2 is None: above 1 the data count more.
     """
 
     levels: int = 50
@@ -43,6 +44,7 @@ class LMAPS:
     sigma_max: float = 100.0
     sigma_min: float = 0.1
     covariance: Literal["isotropic", "prior"] = "isotropic"
+    kappa: float = 1.0
 
     def __post_init__(self) -> None:
         weighted = self.kappa1 > 0 if self.kappa2 is None else self.kappa2 > 0
@@ -50,6 +52,11 @@ class LMAPS:
             raise ValueError(
                 f"LMAPS needs kappa1 >= 0, kappa2 > 0 (or None, with kappa1 > 0) and 0 <= rho <= "
                 f"1, got kappa1={self.kappa1}, kappa2={self.kappa2}, rho={self.rho}."
+            )
+        if not self.kappa > 0 or (self.kappa2 is not None and self.kappa != 1):
+            raise ValueError(
+                f"LMAPS needs kappa > 0, and kappa2 or kappa but not both, got kappa={self.kappa}, "
+                f"kappa2={self.kappa2}."
             )
         if self.covariance not in ("isotropic", "prior"):
             raise ValueError(
@@ -85,7 +92,7 @@ class LMAPS:
     ) -> LocalProblem:
         kappa2 = self.kappa2
         if kappa2 is None:
-            kappa2 = self.kappa1**2 / problem.misfit.objective_scale
+            kappa2 = self.kappa * self.kappa1**2 / problem.misfit.objective_scale
         covariance = problem.prior.covariance if self.covariance == "prior" else None
         return LocalProblem(denoised, problem.misfit, sigma, self.kappa1, kappa2, covariance)
 

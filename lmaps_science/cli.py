@@ -243,7 +243,8 @@ def info(
     from lmaps_science.runner import describe
 
     data = read_netcdf(result)
-    missing = [name for name in ("image", "misfit", "mode") if name not in data]
+    missing = [name for name in ("image", "misfit") if name not in data]
+    missing += [] if "kind" in data.attrs else ["the attribute kind"]
     if missing:
         raise DataError(f"{result} is not a result of `lmaps run`: it lacks {', '.join(missing)}.")
     typer.echo(describe(data))

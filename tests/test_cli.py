@@ -389,7 +389,7 @@ def test_other_files_are_no_results(tmp_path):
     (tmp_path / "text.nc").write_text("text")
     assert "cannot be read as NetCDF" in refuse("info", tmp_path / "text.nc")
     write_netcdf(tmp_path / "other.nc", xr.Dataset({"image": ("x", [1.0])}))
-    assert "it lacks misfit, mode" in refuse("info", tmp_path / "other.nc")
+    assert "it lacks misfit, the attribute kind" in refuse("info", tmp_path / "other.nc")
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ class SamplingSection(Section):
 
     `acceleration` keeps so many lines of a fully sampled scan, see `physics.sampling.line_mask`;
     null keeps what was acquired. `hold_out` keeps back this share of the samples outside the
-    calibration region, at random: how well a reconstruction predicts them (`held_out_error`) tells
+    centre of 24 x 24, at random: how well a reconstruction predicts them (`held_out_error`) tells
     its quality where there is no image to compare with.
     """
 
@@ -218,14 +218,16 @@ class MRICard(Card):
         if chosen.hold_out:
             rng = np.random.default_rng([0x401D, chosen.seed])
             kept_back = rng.random(mask.shape) < chosen.hold_out
-            kept_back[calibration_region(mask)] = False
+            kept_back[_centre(mask)] = False
             mask = mask & ~kept_back
         return mask
 
     def _mixed(self, scan: Scan, mask: np.ndarray) -> Scan:
         """The scan after prewhitening and coil compression, both found from acquired samples."""
         if self.noise.prewhiten:
-            covariance = coils.noise_covariance(scan.kspace * mask if scan.noise is None else scan.noise)
+            covariance = coils.noise_covariance(
+                scan.kspace * mask if scan.noise is None else scan.noise
+            )
             scan = scan.mapped(lambda x: coils.prewhiten(x, covariance))
             scan = replace(scan, sigma=None)
         if self.noise.coils is not None:
@@ -358,8 +360,9 @@ def known_image(section: SimulatedKSpace, name: str) -> np.ndarray:
         except (ValueError, IndexError) as error:
             raise DataError(f"{name}: {error}. Write brain:K with K = 0, 1, 2, …") from error
         return item[0] + 1j * item[1]
+    path = require_file(name)
     try:
-        image = np.load(require_file(name), allow_pickle=False)
+        image = np.load(path, allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise DataError(f"{name} is not a NumPy file of numbers: write it with np.save.") from error
     if image.ndim != 2 or not np.isfinite(image).all() or not np.any(image):
@@ -385,6 +388,15 @@ def _sigpy() -> Any:
 
 def _fft(x: np.ndarray) -> np.ndarray:
     return centred_fft2(torch.as_tensor(x)).numpy()
+
+
+def _centre(mask: np.ndarray) -> tuple[slice, slice]:
+    """The fully sampled centre, of at most 24 x 24 samples: what coil maps are estimated from."""
+    low_high = [
+        slice(max(found.start, n // 2 - 12), min(found.stop, n // 2 + 12))
+        for found, n in zip(calibration_region(mask), mask.shape, strict=True)
+    ]
+    return low_high[0], low_high[1]
 
 
 def _plain(attrs: Mapping[Any, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from lmaps_science import cli, load_problem, plot_reconstruction, plot_samples, sample
 from lmaps_science.arrays import centred_fft2
 from lmaps_science.io import DataError, read_netcdf, write_cfl
+from lmaps_science.manifests import shipped_folder
 from lmaps_science.metrics import magnitudes, psnr
 
 pytest.importorskip("sigpy", reason="simulated coils take the extra mri")
@@ -75,7 +76,8 @@ def test_metrics_are_those_of_the_definitions(analysed):
 
 
 def test_held_out_samples_are_not_used_and_predicted():
-    problem = simulated(**{"sampling.acceleration": None, "sampling.hold_out": 0.3})
+    changes = {"sampling.acceleration": None, "sampling.hold_out": 0.3, "maps.source": "file"}
+    problem = simulated(**changes)
     seen, held_out = (problem.observation[name].values for name in ("mask", "held_out"))
     assert not (seen & held_out).any()
     assert (seen | held_out).all()
@@ -212,7 +214,8 @@ def test_a_truncated_file_and_a_wrong_prior_are_refused(kspace, tmp_path):
     with pytest.raises(DataError, match="no such file"):
         load_problem("mri/simulated", "no.npy", prior="gaussian", overrides=SMALL)
     with pytest.raises(DataError, match=r"images of shape \(1, 64, 64\)"):
-        load_problem("mri/simulated", prior="black_hole_64.safetensors", overrides=SMALL)
+        other = shipped_folder("problems") / "black_hole" / "black_hole_64.safetensors"
+        load_problem("mri/simulated", prior=other, overrides=SMALL)
 
 
 def test_the_shipped_prior_reconstructs_any_size():

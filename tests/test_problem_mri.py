@@ -213,8 +213,8 @@ def test_a_truncated_file_and_a_wrong_prior_are_refused(kspace, tmp_path):
         from_file(tmp_path / "scan.h5")
     with pytest.raises(DataError, match="no such file"):
         load_problem("mri/simulated", "no.npy", prior="gaussian", overrides=SMALL)
+    other = shipped_folder("problems") / "black_hole" / "black_hole_64.safetensors"
     with pytest.raises(DataError, match=r"images of shape \(1, 64, 64\)"):
-        other = shipped_folder("problems") / "black_hole" / "black_hole_64.safetensors"
         load_problem("mri/simulated", prior=other, overrides=SMALL)
 
 

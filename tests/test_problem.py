@@ -103,7 +103,7 @@ def test_files_that_are_no_cards(tmp_path, content, message):
         ({"observation.average_seconds": "scans"}, "observation.average_seconds"),
         ({"observation.kind": "simulatoin"}, "observation.kind: there is no.*'simulation'"),
         ({"image.npix": 2.5}, "image.npix: .*got 2.5"),
-        ({"preset": "fast"}, "there is no 'fast'.*default, quick, isotropic, paper"),
+        ({"preset": "fast"}, "there is no 'fast'.*default, dps, quick, isotropic, paper"),
         ({"solver.method": "lmap"}, "there is no 'lmap'.*'lmaps'"),
         ({"solver.levls": 3}, "LMAPS has no option 'levls'.*'levels'"),
         ({"solver.levels": "many"}, "levels.*valid integer.*got 'many'"),
@@ -162,7 +162,7 @@ def test_a_measured_problem(measured):
     assert measured.facts["observation"]["file"] == UVFITS.name
     assert len(measured.facts["observation"]["sha256"]) == 64
     assert 24 < measured.resolution_uas < 26
-    assert list(measured.solvers) == ["default", "quick", "isotropic", "paper"]
+    assert list(measured.solvers) == ["default", "dps", "quick", "isotropic", "paper"]
 
 
 def test_measured_results_have_rings_and_provenance(measured, tmp_path):

@@ -61,7 +61,7 @@ CLASSICAL = {  # weights tuned on seed 3 of the simulated setting
     "zero-filled": None,
     "CG-SENSE (SigPy)": ("l2", 0.01),
     "wavelet (SigPy)": ("wavelet", 0.01),
-    "TV (SigPy)": ("tv", 0.01, 1000),
+    "TV (SigPy)": ("tv", 0.01),
 }
 BART = {"wavelet (BART)": "W:3:0:0.005", "TV (BART)": "T:3:0:0.005"}
 

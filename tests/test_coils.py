@@ -191,6 +191,24 @@ def test_noise_from_the_corners_in_spite_of_signal():
     assert estimate_noise(white) == pytest.approx(1, rel=0.05)
 
 
+def test_noise_of_an_ellipse_whose_edge_holds_signal():
+    y, x = (np.abs(np.arange(n) - n // 2) / (n / 2) for n in SHAPE)
+    mask = np.hypot(y[:, None], x) < 1.1
+    clean, sigma = transform(true_maps(8) * head()), 0.02
+    for seed in range(3):
+        k = clean + noise(clean.shape, sigma, seed)
+        assert estimate_noise(k * mask, mask) == pytest.approx(sigma, rel=0.07)
+        assert estimate_noise(k[:1] * mask, mask) > 1.15 * sigma  # one coil cannot tell
+    pure = noise(clean.shape, sigma)
+    assert estimate_noise(pure * mask, mask) == pytest.approx(sigma, rel=0.05)
+
+
+def test_noise_of_the_measured_slice(data_dir):
+    """What least squares, which need no prior, leave of its outer k-space is 0.0143."""
+    k = np.load(data_dir / "mri" / "brain_8ch_kspace.npy")
+    assert estimate_noise(k) == pytest.approx(0.0143, rel=0.03)
+
+
 def test_noise_is_refused_where_there_is_none():
     mask = np.zeros((32, 32), dtype=bool)
     mask[16] = True

@@ -169,8 +169,9 @@ def noise_covariance(samples: ArrayLike, mask: ArrayLike | None = None) -> np.nd
     from it, as signal does, are left out. Raises ValueError when there are too few samples.
     """
     n = _noise_samples("noise_covariance", samples, mask)
-    start = np.median(np.abs(n) ** 2, axis=1) / math.log(2)
-    covariance = np.diag(np.maximum(start, np.finfo(np.float64).tiny)).astype(np.complex128)
+    covariance = np.diag(np.maximum(_median_power(n), np.finfo(np.float64).tiny)).astype(
+        np.complex128
+    )
     limit = _outlier_limit(len(n))
     for _ in range(5):
         away = np.linalg.solve(np.linalg.cholesky(covariance), n)
@@ -184,9 +185,24 @@ def estimate_noise(kspace: ArrayLike, mask: ArrayLike | None = None) -> float:
 
     From the corners, as `noise_covariance`: there |n|^2 is exponential with the median
     sigma^2 log 2, which a few samples with signal hardly move. After `prewhiten` it is near 1.
+
+    Scans that acquire an ellipse of k-space have no corner, and all of its edge holds signal. There
+    the half of the coils' principal components that sees least of the image tells the level, which
+    takes the noise of the coils for independent.
     """
     n = _noise_samples("estimate_noise", kspace, mask)
-    return float(np.sqrt(np.median(np.abs(n) ** 2, axis=1).mean() / math.log(2)))
+    level = _median_power(n)
+    k = np.asarray(kspace)
+    if k.ndim == 2 or len(n) == 1:
+        return float(np.sqrt(level.mean()))
+    acquired = _acquired("estimate_noise", k, mask)
+    if (acquired & (_radius(k.shape[1:]) > 1.2)).any():
+        return float(np.sqrt(level.mean()))
+    scale = 1 / np.sqrt(np.maximum(level, np.finfo(np.float64).tiny))[:, None]
+    seen = scale * k[:, acquired]
+    _, components = np.linalg.eigh(seen @ seen.conj().T)
+    quiet = components[:, : len(n) // 2].conj().T @ (scale * n)
+    return float(np.sqrt(level.mean() * _median_power(quiet).mean()))
 
 
 def prewhiten(kspace: ArrayLike, covariance: ArrayLike) -> np.ndarray:
@@ -232,14 +248,7 @@ def _noise_samples(owner: str, samples: ArrayLike, mask: ArrayLike | None) -> np
     n = np.asarray(samples)
     if n.ndim == 3:
         k = _checked_kspace(owner, n)
-        acquired = np.abs(k).any(axis=0) if mask is None else np.asarray(mask, dtype=bool)
-        if acquired.shape != k.shape[1:]:
-            raise ValueError(
-                f"{owner}: k-space has shape {k.shape} and the mask {acquired.shape}, expected "
-                f"{k.shape[1:]}."
-            )
-        radius = np.hypot(*np.meshgrid(*(_distance(m) for m in k.shape[1:]), indexing="ij"))
-        n = k[:, (radius >= 1) & acquired]
+        n = k[:, (_radius(k.shape[1:]) >= 1) & _acquired(owner, k, mask)]
     if n.ndim != 2 or not np.iscomplexobj(n) or n.shape[1] < 10 * len(n):
         raise ValueError(
             f"{owner}: {n.shape[-1]} noise samples of dtype {n.dtype} for {len(n)} coils, expected "
@@ -249,8 +258,25 @@ def _noise_samples(owner: str, samples: ArrayLike, mask: ArrayLike | None) -> np
     return n.astype(np.complex128)
 
 
-def _distance(n: int) -> np.ndarray:
-    return np.abs(np.arange(n) - n // 2) / (n / 2)
+def _acquired(owner: str, k: np.ndarray, mask: ArrayLike | None) -> np.ndarray:
+    acquired = np.abs(k).any(axis=0) if mask is None else np.asarray(mask, dtype=bool)
+    if acquired.shape != k.shape[1:]:
+        raise ValueError(
+            f"{owner}: k-space has shape {k.shape} and the mask {acquired.shape}, expected "
+            f"{k.shape[1:]}."
+        )
+    return acquired
+
+
+def _radius(shape: tuple[int, ...]) -> np.ndarray:
+    """Distance of each sample from the centre: 1 in the middle of an edge, in corners more."""
+    distances = (np.abs(np.arange(n) - n // 2) / (n / 2) for n in shape)
+    return np.hypot(*np.meshgrid(*distances, indexing="ij"))
+
+
+def _median_power(n: np.ndarray) -> np.ndarray:
+    """sigma^2 of each row of complex noise, from its median."""
+    return np.median(np.abs(n) ** 2, axis=1) / math.log(2)
 
 
 def _outlier_limit(coils: int) -> float:

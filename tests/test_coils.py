@@ -200,13 +200,14 @@ def test_noise_of_coils_of_unequal_levels():
 
 def test_noise_where_the_outermost_samples_hold_signal():
     y, x = (np.abs(np.arange(n) - n // 2) / (n / 2) for n in SHAPE)
-    mask = np.hypot(y[:, None], x) < 1.1
+    mask, edge = np.hypot(y[:, None], x) < 1.1, np.hypot(y[:, None], x) >= 0.99
     clean, sigma = transform(true_maps(8) * head()), 0.02
     for seed in range(3):
         k = clean + noise(clean.shape, sigma, seed)
         assert estimate_noise(k * mask, mask) == pytest.approx(sigma, rel=0.07)
         assert estimate_noise(k) == pytest.approx(sigma, rel=0.05)
         assert estimate_noise(k[:1] * mask, mask) > 1.15 * sigma  # one coil cannot tell
+    assert estimate_noise(k * mask * ~edge) == pytest.approx(sigma, rel=0.07)  # no corner at all
     pure = noise(clean.shape, sigma)
     assert estimate_noise(pure * mask, mask) == pytest.approx(sigma, rel=0.05)
 
@@ -226,6 +227,8 @@ def test_noise_is_refused_where_there_is_none():
         noise_covariance(np.ones((2, 400)))
     with pytest.raises(ValueError, match=r"the mask \(3, 3\)"):
         estimate_noise(noise((2, 32, 32)), np.ones((3, 3)))
+    with pytest.raises(ValueError, match=r"not positive definite.*drop it"):
+        noise_covariance(noise((2, 400)) * np.array([[1], [0]]))
     with pytest.raises(ValueError, match="not positive definite"):
         prewhiten(noise((2, 8, 8)), np.zeros((2, 2)))
     with pytest.raises(ValueError, match=r"\(coils, coils\)"):

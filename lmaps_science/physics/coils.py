@@ -169,12 +169,10 @@ def noise_covariance(samples: ArrayLike, mask: ArrayLike | None = None) -> np.nd
     from it, as signal does, are left out. Raises ValueError when there are too few samples.
     """
     n = _noise_samples("noise_covariance", samples, mask)
-    covariance = np.diag(np.maximum(_median_power(n), np.finfo(np.float64).tiny)).astype(
-        np.complex128
-    )
+    covariance = np.diag(_median_power(n)).astype(np.complex128)
     limit = _outlier_limit(len(n))
     for _ in range(5):
-        away = np.linalg.solve(np.linalg.cholesky(covariance), n)
+        away = np.linalg.solve(_factor("noise_covariance", covariance), n)
         kept = n[:, (np.abs(away) ** 2).sum(0) < limit]
         covariance = kept @ kept.conj().T / kept.shape[1]
     return covariance
@@ -183,8 +181,8 @@ def noise_covariance(samples: ArrayLike, mask: ArrayLike | None = None) -> np.nd
 def estimate_noise(kspace: ArrayLike, mask: ArrayLike | None = None) -> float:
     """Noise level sigma of k-space (coils, H, W), E|n|^2 = sigma^2, the mean over the coils.
 
-    From the corners, as `noise_covariance`. They often hold signal, too: sharp edges reach them,
-    and a scan may acquire an ellipse and no corner. So the level is that of the half of the coils'
+    From the corners, as `noise_covariance`, or the edge of an ellipse. They often hold signal, too,
+    that of sharp edges. So the level is that of the half of the coils'
     principal components that sees least of the image. It takes the noise of the coils for
     independent: a correlation of 0.2 between neighbours makes it 0.87 of the true one, unless
     `prewhiten` comes first. A single coil has no such half: where signal is, its level is too high.
@@ -214,14 +212,7 @@ def prewhiten(kspace: ArrayLike, covariance: ArrayLike) -> np.ndarray:
             f"prewhiten: k-space has shape {k.shape} and the covariance {c.shape}; expected "
             "(..., coils, H, W) and (coils, coils)."
         )
-    try:
-        factor = np.linalg.cholesky(c)
-    except np.linalg.LinAlgError as error:
-        raise ValueError(
-            "prewhiten: the covariance is not positive definite. A coil without noise is switched "
-            "off: drop it, e.g. kspace[..., kept, :, :]."
-        ) from error
-    return _mix(np.linalg.inv(factor), k)
+    return _mix(np.linalg.inv(_factor("prewhiten", c)), k)
 
 
 def compress_coils(kspace: ArrayLike, coils: int) -> tuple[np.ndarray, np.ndarray]:
@@ -241,18 +232,30 @@ def compress_coils(kspace: ArrayLike, coils: int) -> tuple[np.ndarray, np.ndarra
 
 
 def _noise_samples(owner: str, samples: ArrayLike, mask: ArrayLike | None) -> np.ndarray:
-    """(coils, n) complex128: a noise scan as it is, of k-space the acquired corners."""
+    """(coils, n) complex128: a noise scan as it is, of k-space the acquired corners or edge."""
     n = np.asarray(samples)
     if n.ndim == 3:
         k = _checked_kspace(owner, n)
-        n = k[:, (_radius(k.shape[1:]) >= 1) & _acquired(owner, k, mask)]
+        radius = np.where(_acquired(owner, k, mask), _radius(k.shape[1:]), 0)
+        n = k[:, radius >= min(1, 0.95 * radius.max())]  # an ellipse may have no corner
     if n.ndim != 2 or not np.iscomplexobj(n) or n.shape[1] < 10 * len(n):
         raise ValueError(
             f"{owner}: {n.shape[-1]} noise samples of dtype {n.dtype} for {len(n)} coils, expected "
             "at least ten for each, complex: a noise scan (coils, n), or k-space (coils, H, W) "
-            "with samples in its corners."
+            "with samples in its corners or on its outer edge."
         )
     return n.astype(np.complex128)
+
+
+def _factor(owner: str, covariance: np.ndarray) -> np.ndarray:
+    """L with L L^H the covariance."""
+    try:
+        return np.linalg.cholesky(covariance)
+    except np.linalg.LinAlgError as error:
+        raise ValueError(
+            f"{owner}: the covariance is not positive definite. A coil without noise is switched "
+            "off: drop it, e.g. kspace[..., kept, :, :]."
+        ) from error
 
 
 def _acquired(owner: str, k: np.ndarray, mask: ArrayLike | None) -> np.ndarray:

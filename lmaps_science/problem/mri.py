@@ -102,7 +102,7 @@ class MRIProblem(Problem):
         kept = f"{100 * mask.mean():.0f} % of {mask.shape[0]} x {mask.shape[1]}"
         coils = self._gaussian.y.shape[1]
         rows = {
-            "data": f"{self.observation.attrs.get('file', '?')}: {coils} coils, {kept} k-space",
+            "data": f"{self.observation.attrs.get('file', '?')}: {coils} coil{'s' * (coils > 1)}, {kept} k-space",
             "noise": f"sigma {float(self._gaussian.sigma):.3g}, scaled by "
             f"{facts.get('scaled_by', '?')}",
             "prior": repr(self.prior),

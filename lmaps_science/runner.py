@@ -133,7 +133,8 @@ def write_results(folder: Path, data: xr.Dataset, each_sample: bool = False) -> 
     """Write an analysed result: everything as NetCDF, images in the field's format, a summary.
 
     `result.nc` (for `read_netcdf`), `summary.txt`, `summary.json`, the mean image and with
-    `each_sample` the samples: as FITS where the flux is known, and so their unit; as NIfTI in MRI.
+    `each_sample` the samples: as FITS where the flux is known, and so their unit; of MRI the
+    magnitudes as NIfTI, which every viewer shows.
     """
     data.attrs.update(_commit())
     write_netcdf(folder / "result.nc", data)
@@ -148,8 +149,8 @@ def write_results(folder: Path, data: xr.Dataset, each_sample: bool = False) -> 
         elif data.attrs["kind"] == "mri":
             from lmaps_science.io import write_nifti
 
-            values = image.values[0] + 1j * image.values[1]
-            write_nifti(folder / f"{name}.nii.gz", values, _voxel_mm(image))
+            magnitude = np.hypot(*image.values)
+            write_nifti(folder / f"{name}.nii.gz", magnitude, _voxel_mm(image))
     metrics = {name: data[name].values.tolist() for name in _metrics(data)}
     summary = json.dumps({**data.attrs, "metrics": metrics}, indent=1, default=plain_json)
     for name, text in (("summary.json", summary), ("summary.txt", describe(data))):

@@ -4,11 +4,10 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from lmaps_science import cli, load_problem, plot_reconstruction, plot_samples, sample
+from lmaps_science import load_problem, sample
 from lmaps_science.arrays import centred_fft2
-from lmaps_science.io import DataError, read_netcdf, write_cfl
+from lmaps_science.io import DataError, read_netcdf, write_cfl, write_netcdf
 from lmaps_science.manifests import shipped_folder
 from lmaps_science.metrics import magnitudes, psnr
 
@@ -88,34 +87,50 @@ def test_held_out_samples_are_not_used_and_predicted():
     assert truth < 0.9
 
 
+def test_results_survive_their_file(analysed, tmp_path):
+    problem, data = analysed
+    write_netcdf(tmp_path / "result.nc", data)
+    again = read_netcdf(tmp_path / "result.nc")
+    for name in ("image", "image_mean", "magnitude_std", "mask", "zero_filled", "truth", "psnr"):
+        np.testing.assert_array_equal(again[name], data[name])
+    assert again.attrs["metrics_of_mean"] == data.attrs["metrics_of_mean"]
+    assert again.attrs["scaled_by"] == "the acquired samples"
+    assert again.attrs["card"] == problem.card.model_dump(mode="json")
+    magnitude = np.hypot(*data["image"].values.transpose(1, 0, 2, 3))
+    np.testing.assert_allclose(data["magnitude_std"], magnitude.std(0, ddof=1), atol=1e-6)
+    blind = problem.evaluate(problem.zero_filled.values[None])
+    assert data.attrs["metrics_of_zero_filled"]["psnr"] == pytest.approx(float(blind["psnr"][0]))
+
+
+def test_samples_do_not_depend_on_the_batch(analysed):
+    problem, data = analysed
+    one_by_one = sample(problem, problem.solver, 3, batch_size=1, progress=False)
+    np.testing.assert_allclose(problem.analyse(one_by_one)["image"], data["image"], atol=1e-5)
+
+
+def test_samples_approach_the_posterior_of_the_gaussian_prior():
+    """With the prior's covariance and an exact local solve: their mean is the Wiener filter's."""
+    exact = {"method": "lmaps", "levels": 30, "sigma_max": 100.0, "sigma_min": 0.005}
+    exact |= {"local": {"method": "conjugate_gradient", "iterations": 60, "tolerance": 1e-5}}
+    exact |= {"covariance": "prior"}
+    problem = simulated(**{"kspace.npix": 32, "presets.default": exact, "maps.source": "file"})
+    operator, y = problem.misfit.operator, problem.misfit.y
+    units = torch.eye(2 * 32 * 32).reshape(-1, 2, 32, 32)
+    inverse = problem.prior.covariance.apply(units, 1 / problem.prior.covariance.eigenvalues)
+    precision = (operator.normal(units) / problem.misfit.variance + inverse).flatten(1).double()
+    right = (operator.adjoint(y) / problem.misfit.variance).flatten().double()
+    mean = torch.linalg.solve(precision, right).reshape(2, 32, 32).numpy()
+    samples = sample(problem, problem.solver, 24, progress=False).samples
+    away = np.linalg.norm(samples.mean(0) - mean)
+    alone = np.linalg.norm((samples - mean).reshape(len(samples), -1), axis=1).mean()
+    assert away < 0.25 * alone  # 1 / sqrt(24) is 0.2
+
+
 def test_images_are_0_where_no_coil_sees(analysed):
     problem, data = analysed
     unseen = ~(problem.misfit.operator.maps != 0).any(0).numpy()
     assert unseen.any()
     assert (data["image"].values[..., unseen] == 0).all()
-
-
-def test_figures(analysed, tmp_path):
-    _, data = analysed
-    figure = plot_reconstruction(data, path=tmp_path / "a.png")
-    titles = [axis.get_title() for axis in figure.axes]
-    assert titles[0] == "reference"
-    assert titles[2].startswith("mean of 3 samples, ")
-    plot_samples(data, path=tmp_path / "b.png")
-    assert (tmp_path / "b.png").stat().st_size > 5_000
-
-
-def test_the_command_line_writes_everything(kspace, tmp_path):
-    path, out = save(tmp_path, kspace[0]), tmp_path / "out"
-    arguments = ["run", "mri/kspace", "--data", path, "--prior", "gaussian", "--samples", 2]
-    arguments += ["--out", out, "--each-sample", "--set", "solver.levels=3", "-q"]
-    outcome = CliRunner().invoke(cli.app, [str(a) for a in arguments])
-    assert outcome.exit_code == 0, outcome.output
-    names = {p.name for p in out.iterdir()}
-    assert {"mean.nii.gz", "sample_000.nii.gz", "figure.png", "result.nc"} <= names
-    assert read_netcdf(out / "result.nc").attrs["kind"] == "mri"
-    described = CliRunner().invoke(cli.app, ["info", str(out / "result.nc")])
-    assert "4 coils, 100 % of 64 x 48 k-space" in described.stdout
 
 
 # ---------------------------------------------------------------- files and options
@@ -158,6 +173,68 @@ def test_prewhitening_and_compression_keep_the_image(kspace, tmp_path):
         assert np.corrcoef(images[0].ravel(), other.ravel())[0, 1] > 0.98
 
 
+def test_the_noise_level_is_found_or_given(kspace, tmp_path):
+    true = 7.0 * 0.01 * np.sqrt(2)
+    path = save(tmp_path, kspace[0])
+    found = from_file(path)
+    assert found.facts["noise_sigma"] == pytest.approx(true, rel=0.3)  # 4 coils and sharp edges
+    assert found.summary()["noise"].endswith("estimated")
+    given = from_file(path, **{"noise.sigma": true})
+    assert given.facts["noise_sigma"] == true
+    assert float(given.misfit.sigma) == pytest.approx(true / given.facts["scale"])
+
+
+@pytest.mark.parametrize("acceleration", [1, 2])
+def test_samples_fit_the_data_to_their_noise(acceleration):
+    """chi2 of the truth is 1; samples between the posterior's mean and a draw have a bit less."""
+    exact = {
+        "maps.source": "file",
+        "solver.levels": 20,
+        "solver.kappa": 1,
+        "solver.sigma_min": 0.005,
+    }
+    problem = simulated(**exact, **{"sampling.acceleration": acceleration})
+    assert problem.evaluate(problem.truth.values[None])["chi2"] == pytest.approx(1, abs=0.05)
+    chi2 = problem.analyse(sample(problem, problem.solver, 1, progress=False))["chi2"]
+    assert 0.7 < float(chi2[0]) < 1
+
+
+def test_data_without_noise_have_a_floor(tmp_path):
+    image = np.zeros((48, 48), complex)
+    image[12:36, 14:34] = 1
+    y, x = np.mgrid[-1:1:48j, -1:1:48j]
+    maps = np.stack([np.exp(-((y - a) ** 2 + (x - b) ** 2)) for a in (-1, 1) for b in (-1, 1)])
+    data = centred_fft2(torch.as_tensor(maps * image)).numpy().astype(np.complex64)
+    problem = from_file(save(tmp_path, data))
+    assert float(problem.misfit.sigma) >= 1e-3
+
+
+def test_maps_of_any_norm_give_the_same_image(kspace, tmp_path):
+    data, maps = kspace
+    save(tmp_path, 5j * maps * np.linspace(0.5, 2, 48), "maps.npy")
+    changes = {"kspace.maps_file": str(tmp_path / "maps.npy"), "maps.source": "file"}
+    problem = from_file(save(tmp_path, data), **changes)
+    norm = problem.misfit.operator.maps.abs().square().sum(0)
+    torch.testing.assert_close(norm, torch.ones_like(norm))
+    solution = problem.misfit.operator.adjoint(problem.misfit.y)[0].numpy()
+    np.testing.assert_allclose(np.hypot(*solution), np.hypot(*problem.truth.values), atol=1e-5)
+
+
+def test_slices_and_voxels(kspace, tmp_path):
+    header = """<ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD"><encoding><encodedSpace>
+      <fieldOfView_mm><x>128</x><y>48</y><z>5</z></fieldOfView_mm></encodedSpace></encoding>
+      </ismrmrdHeader>"""
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        file["kspace"], file["ismrmrd_header"] = np.stack([kspace[0], 2 * kspace[0]]), header
+    first, last = (from_file(tmp_path / "scan.h5", **{"kspace.slice": k}) for k in (0, -1))
+    assert last.facts["scale"] == pytest.approx(2 * first.facts["scale"], rel=1e-5)
+    assert first.facts["observation"]["slice"] == 0
+    data = first.analyse(sample(first, first.solver, 1, progress=False))
+    assert data["image"]["y"].attrs["units"] == "mm"
+    assert float(data["y"][1] - data["y"][0]) == pytest.approx(2)
+    assert float(data["x"][24]) == 0
+
+
 def test_the_noiseless_variant_has_the_data_of_its_own_image(kspace, tmp_path):
     path = save(tmp_path, kspace[0])
     problem = from_file(path, **{"kspace.noiseless": True, "maps.source": "full"})
@@ -190,7 +267,9 @@ def few_lines(data):
         (np.abs, {}, "complex"),
         (without_centre, {}, "centre of k-space"),
         (few_lines, {"sampling.acceleration": 4}, "sampling.acceleration=null"),
-        (np.copy, {"maps.source": "file"}, "holds no maps"),
+        (few_lines, {"kspace.noiseless": True}, "noiseless needs a fully sampled scan"),
+        (np.copy, {"sampling.acceleration": 4}, "calibration region.*maps.source=file"),
+        (np.copy, {"maps.source": "file"}, "holds no maps.*kspace.maps_file"),
         (np.copy, {"noise.coils": 9}, "9 of 4 coils"),
         (np.copy, {"kspace.slice": 3}, "there is no slice 3"),
         (few_lines, {"maps.source": "full"}, "fully sampled"),

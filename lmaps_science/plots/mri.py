@@ -15,7 +15,10 @@ from lmaps_science.plots.common import Picture, history
 __all__ = ["reconstruction", "samples"]
 
 
-def reconstruction(data: xr.Dataset, *, error_scale: float = 5.0) -> Figure:
+UNIT = "|x|, in units of its 99th percentile"
+
+
+def reconstruction(data: xr.Dataset, *, error_scale: float | None = None) -> Figure:
     """The reconstruction beside the zero-filled image and, where it is known, the reference.
 
     Above: magnitudes of the reference, the zero-filled image and the reconstruction (the complex
@@ -24,7 +27,8 @@ def reconstruction(data: xr.Dataset, *, error_scale: float = 5.0) -> Figure:
 
     Args:
         data: what `problem.analyse` gave.
-        error_scale: factor on the error and on the standard deviation.
+        error_scale: factor on the error and on the standard deviation; default: the largest of 1,
+            2, 5, 10, ... 100 with which they keep to the scale of the images.
     """
     several = data.sizes["sample"] > 1
     estimate = magnitude(data["image_mean"])
@@ -34,22 +38,25 @@ def reconstruction(data: xr.Dataset, *, error_scale: float = 5.0) -> Figure:
     panels += [(_scored("zero-filled", data), magnitude(data["zero_filled"]), "gray")]
     name = f"mean of {data.sizes['sample']} samples" if several else "one sample"
     panels += [(_scored(name, data), estimate, "gray")]
-    if "truth" in data:
-        error = error_scale * np.abs(estimate - magnitude(data["truth"]))
-        panels += [(f"error × {error_scale:g}", error, "inferno")]
-    if several:
-        spread = error_scale * data["magnitude_std"].values
-        panels += [(f"standard deviation × {error_scale:g}", spread, "inferno")]
     top = float(np.percentile(magnitude(data["truth" if "truth" in data else "image_mean"]), 99.9))
+    spreads = {}
+    if "truth" in data:
+        spreads["error"] = np.abs(estimate - magnitude(data["truth"]))
+    if several:
+        spreads["standard deviation"] = data["magnitude_std"].values
+    if error_scale is None:
+        largest = max((float(np.percentile(s, 99.9)) for s in spreads.values()), default=0.0)
+        error_scale = max((f for f in (2, 5, 10, 20, 50, 100) if f * largest <= top), default=1)
+    panels += [(f"{n} × {error_scale:g}", error_scale * s, "inferno") for n, s in spreads.items()]
     height, width = estimate.shape
-    figure = Picture(figsize=(2.7 * len(panels), 2.7 * height / width + 3.1), layout="constrained")
+    figure = Picture(figsize=(2.7 * len(panels), 2.7 * height / width + 3.3), layout="constrained")
     above, below = np.asarray(
-        figure.subfigures(2, 1, height_ratios=[2.7 * height / width + 0.3, 2.8])
+        figure.subfigures(2, 1, height_ratios=[2.7 * height / width + 0.5, 2.8])
     )
     for axis, (title, values, cmap) in zip(above.subplots(1, len(panels)), panels, strict=True):
         image = _show(axis, values, top, cmap)
         axis.set_title(title, fontsize=10)
-    above.colorbar(image, ax=above.axes, shrink=0.8, aspect=30, pad=0.01)
+    above.colorbar(image, ax=above.axes, shrink=0.8, aspect=30, pad=0.01, label=UNIT)
     left, middle, right = below.subplots(1, 3)
     mask = np.broadcast_to(data["mask"].values, estimate.shape)
     left.imshow(mask, cmap="gray", interpolation="nearest")
@@ -80,7 +87,7 @@ def samples(data: xr.Dataset, *, most: int = 16) -> Figure:
         image = _show(axis, values, top, "gray")
         score = f", PSNR {float(data['psnr'][k]):.1f} dB" if "psnr" in data else ""
         axis.set_title(f"sample {k}{score}", fontsize=9)
-    figure.colorbar(image, ax=axes, shrink=0.8, aspect=30)
+    figure.colorbar(image, ax=axes, shrink=0.8, aspect=30, label=UNIT)
     return figure
 
 
@@ -91,10 +98,13 @@ def magnitude(image: xr.DataArray) -> np.ndarray:
 
 
 def _scored(name: str, data: xr.Dataset) -> str:
-    scores = data.attrs.get(
-        "metrics_of_zero_filled" if name == "zero-filled" else "metrics_of_mean", {}
-    )
-    return f"{name}, {scores['psnr']:.1f} dB" if "psnr" in scores else name
+    which = "zero_filled" if name == "zero-filled" else "mean"
+    scores = data.attrs.get(f"metrics_of_{which}", {})
+    if "psnr" in scores:
+        return f"{name}\n{scores['psnr']:.1f} dB"
+    if "held_out_error" in scores:
+        return f"{name}\nheld-out error {scores['held_out_error']:.2f}"
+    return name
 
 
 def _show(axis: Axes, values: np.ndarray, top: float, cmap: str) -> Any:

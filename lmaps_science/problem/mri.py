@@ -91,20 +91,22 @@ class MRIProblem(Problem):
             data.attrs[f"metrics_of_{name}"] = {key: float(v[0]) for key, v in of.items()}
         data.attrs |= {
             "kind": "mri",
-            "data": self.summary()["data"],
+            "data": self._data_summary(),
             "best": int(result.misfit[-1].argmin()),
         }
         return data
 
     def summary(self) -> Mapping[str, str]:
-        """Data, sampling, noise, prior, solvers and reference."""
+        """Data, maps, noise, scale, prior, solvers and reference."""
         mask, facts = self.observation["mask"].values, self.facts
         kept = f"{100 * mask.mean():.0f} % of {mask.shape[0]} x {mask.shape[1]}"
-        coils = self._gaussian.y.shape[1]
+        coils, sigma = self._gaussian.y.shape[1], float(self._gaussian.sigma)
+        file = self.observation.attrs.get("file", "?")
         rows = {
-            "data": f"{self.observation.attrs.get('file', '?')}: {coils} coil{'s' * (coils > 1)}, {kept} k-space",
-            "noise": f"sigma {float(self._gaussian.sigma):.3g}, scaled by "
-            f"{facts.get('scaled_by', '?')}",
+            "data": f"{file}: {coils} coil{'s' * (coils > 1)}, {kept} k-space",
+            "maps": str(facts.get("maps_from", "?")),
+            "noise": f"sigma {sigma:.3g}, {facts.get('noise_from', '?')}",
+            "scale": f"99th percentile 1, by {facts.get('scaled_by', '?')}",
             "prior": repr(self.prior),
             "truth": "unknown" if self.truth is None else "the fully sampled image",
         }
@@ -113,6 +115,11 @@ class MRIProblem(Problem):
             rows["solver"] = f"{self.card.preset}: {self.solver!r}"
             rows["presets"] = f"also {', '.join(others)}" if others else "this one alone"
         return rows
+
+    def _data_summary(self) -> str:
+        rows = self.summary()
+        parts = [f"{name} {rows[name]}" for name in ("maps", "noise", "scale")]
+        return "; ".join([rows["data"], *parts])
 
     @property
     def _gaussian(self) -> GaussianMisfit:

@@ -132,7 +132,13 @@ class MRICard(Card):
                 "scaling=acquired."
             )
         scale = float(np.percentile(np.abs(scaled_by), 99))
-        sigma = self.noise.sigma or scan.sigma or self._estimated(acquired, mask, scale)
+        if scale == 0:
+            raise DataError(
+                f"the coil maps cover {100 * (maps != 0).any(0).mean():.1f} % of the image: their "
+                "estimation found hardly any signal. Give maps, or check that k-space is centred."
+            )
+        known = self.noise.sigma or scan.sigma
+        sigma = known or self._estimated(acquired, mask, scale)
         shape = (2, *mask.shape)
         prior = self._prior(prior, shape).to(device=device, dtype=dtype)
         operator = MultiCoilMRI(maps, mask).to(device=device, dtype=dtype)
@@ -150,7 +156,9 @@ class MRICard(Card):
                 "scale": scale,
                 "scaled_by": "the fully sampled image" if self.scaling == "reference"
                 else "the acquired samples",
+                "maps_from": self._maps_from(mask),
                 "noise_sigma": sigma,
+                "noise_from": "known" if known else "estimated",
                 "prior": prior_facts(prior),
             },
             name=name,
@@ -230,6 +238,12 @@ class MRICard(Card):
                 "or set maps.source=calibration."
             )
         return scan.maps
+
+    def _maps_from(self, mask: np.ndarray) -> str:
+        if self.maps.source != "calibration":
+            return {"file": "the file's", "full": "those of the full scan"}[self.maps.source]
+        rows, columns = (c.stop - c.start for c in _centre(mask))
+        return f"estimated from {rows} x {columns} central samples"
 
     def _prior(self, prior: Denoiser | None, shape: tuple[int, ...]) -> Denoiser:
         if prior is None and isinstance(self.prior, GaussianSection):

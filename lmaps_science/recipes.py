@@ -65,5 +65,12 @@ RECIPES = {
         lambda npix, seed: NucleiImages(npix, seed),
         128,
         _unet(patch=4, model_channels=64, channel_mult=[1, 2, 2], attn_resolutions=[8]),
+        TrainingSettings(
+            batch_size=8,
+            learning_rate=1e-3,
+            log_sigma_mean=-1.0,
+            log_sigma_std=1.7,
+            covariance_rank=0,
+        ),
     ),
 }

@@ -13,6 +13,7 @@ from lmaps_science.priors.covariance import (
 )
 from lmaps_science.priors.networks import NetworkDenoiser, build_network
 from lmaps_science.priors.state_dicts import infer_config
+from lmaps_science.priors.total_variation import TotalVariationPrior
 
 __all__ = [
     "Covariance",
@@ -24,6 +25,7 @@ __all__ = [
     "LowRankCovariance",
     "NetworkDenoiser",
     "StationaryCovariance",
+    "TotalVariationPrior",
     "build_network",
     "from_diffusers",
     "from_function",

@@ -6,97 +6,43 @@ import math
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 import torch
-import xarray as xr
 from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor
 
 from lmaps_science.io import DataError
-from lmaps_science.io.files import require_file
-from lmaps_science.io.fresnel import calibrate_fresnel, read_fresnel
-from lmaps_science.manifests import fetch
 from lmaps_science.metrics.discs import Disc
 from lmaps_science.misfit import GaussianMisfit
 from lmaps_science.operators import Affine, LinearOperator, Operator
-from lmaps_science.phantoms import NucleiImages
 from lmaps_science.physics.born_svd import BornSVD
 from lmaps_science.physics.lippmann_schwinger import FullWaveScattering
 from lmaps_science.physics.multi_frequency import Clamp, LinearMultiFrequency, MultiFrequency
 from lmaps_science.physics.scattering import BornScattering, ScatteringGeometry
-from lmaps_science.priors import Denoiser, GaussianPrior, StationaryCovariance
-from lmaps_science.priors.total_variation import TotalVariationPrior
+from lmaps_science.priors import (
+    Denoiser,
+    GaussianPrior,
+    StationaryCovariance,
+    TotalVariationPrior,
+)
 from lmaps_science.problem.cards import Card, Section
 from lmaps_science.problem.networks import NetworkSection, network_prior, prior_facts
 from lmaps_science.problem.scattering import ScatteringProblem, image_template
+from lmaps_science.problem.scattering_observation import (
+    DiscSection,
+    ImageSection,
+    MeasuredFields,
+    Physics,
+    SimulatedFields,
+    covered,
+    geometries,
+    measured,
+    simulated,
+)
 
 __all__ = ["ScatteringCard"]
 
-SPEED_OF_LIGHT = 299_792_458.0  # m/s
-Physics = Literal["benchmark", "born", "full_wave"]
-
 
 # ---------------------------------------------------------------- the schema
-
-
-class MeasuredFields(Section):
-    """A file of the Institut Fresnel, `file` or the one of `manifest` (see `io.read_fresnel`).
-
-    `frequencies_ghz` are those used, null: all. `within` is the angle of `io.calibrate_fresnel`.
-    `relative_noise` is the standard deviation of a datum in units of the root mean square of the
-    scattered field at its frequency: what calibration and model leave unexplained, far above the
-    receivers' noise. Neighbouring receivers are wrong together, so it should be larger than what
-    one alone is off by.
-    """
-
-    kind: Literal["fresnel"]
-    file: str | None = None
-    manifest: str | None = None
-    frequencies_ghz: tuple[PositiveFloat, ...] | None = None
-    within: PositiveFloat = 1.0
-    relative_noise: PositiveFloat = 0.3
-
-
-class SimulatedFields(Section):
-    """A known object between transmitters and receivers.
-
-    `image` is `phantom:K`, item K of `NucleiImages(seed=phantom_seed)`, scaled so that 1 becomes
-    `contrast`; `target:NAME`, the discs of that name among the card's `targets`; or an `.npy` file
-    (npix, npix) of the contrast. Transmitters and receivers stand on a circle of `radius` metres at
-    `linspace(0, 359, n)` degrees. Lost are the shares `missing_transmitters` and
-    `missing_receivers`, at random, and all that stand farther than half of `aperture` degrees from
-    0. `frequencies_ghz` null means six pixels per wavelength, as in the InverseBench benchmark.
-
-    `physics` makes the data; null: that of the reconstruction. The complex noise of a datum has the
-    standard deviation sqrt(noise^2 + (relative_noise rms)^2), with the root mean square of the
-    scattered field at its frequency.
-    """
-
-    kind: Literal["simulation"]
-    image: str = "phantom:0"
-    phantom_seed: int = Field(default=1, ge=0)
-    contrast: PositiveFloat = 1.0
-    transmitters: PositiveInt = 20
-    receivers: PositiveInt = 360
-    radius: PositiveFloat = 1.6
-    missing_transmitters: float = Field(default=0.0, ge=0, lt=1)
-    missing_receivers: float = Field(default=0.0, ge=0, lt=1)
-    aperture: float = Field(default=360.0, gt=0, le=360)
-    frequencies_ghz: tuple[PositiveFloat, ...] | None = None
-    physics: Physics | None = None
-    noise: float = Field(default=1e-4, ge=0)
-    relative_noise: float = Field(default=0.0, ge=0)
-    seed: int = Field(default=0, ge=0)
-
-
-class ImageSection(Section):
-    """The grid of the reconstruction: `side` in metres; pixels hold contrasts in [0, max_contrast].
-
-    Model space [-1, 1] is that range; a network prior was trained on images so scaled.
-    """
-
-    npix: PositiveInt = 128
-    side: PositiveFloat = 0.18
-    max_contrast: PositiveFloat = 1.0
 
 
 class PhysicsSection(Section):
@@ -110,15 +56,6 @@ class PhysicsSection(Section):
     kind: Physics = "benchmark"
     svd: bool = False
     tolerance: PositiveFloat = 1e-4
-
-
-class DiscSection(Section):
-    """A cylinder of the object, as published."""
-
-    name: str
-    centre_mm: tuple[float, float]
-    diameter_mm: PositiveFloat
-    permittivity: PositiveFloat
 
 
 class GaussianSection(Section):
@@ -181,13 +118,11 @@ class ScatteringCard(Card):
         if isinstance(self.observation, MeasuredFields):
             observation = measured(self.observation, data)
         else:
-            observation, truth = self._simulated(self.observation, data)
-        frequencies = observation["frequency"].values
-        geometries = [
-            ScatteringGeometry.from_observation(observation, float(f), grid.npix, grid.side)
-            for f in frequencies
-        ]
-        targets = self._targets(observation.attrs["target"], geometries[0])
+            observation, truth = simulated(
+                self.observation, grid, self.targets, data, self._scatter
+            )
+        at = geometries(observation, grid)
+        targets = self._targets(observation.attrs["target"], at[0])
         shape = (1, grid.npix, grid.npix)
         found = self._prior(prior, shape).to(device=device, dtype=dtype)
         affine = Affine(grid.max_contrast / 2, 1.0, shape)
@@ -201,12 +136,12 @@ class ScatteringCard(Card):
             level = torch.as_tensor(sigma[None, :, None, None] if stacked else sigma[0])
             return GaussianMisfit(moved, y.to(moved.like.to(dtype.to_complex())), level.to(dtype))
 
-        physical = misfit(self._operator(geometries))
+        physical = misfit(self._operator(at))
         linear = physical
         if self.physics.kind == "full_wave":
-            linear = misfit(stack([BornScattering(g) for g in geometries]))
+            linear = misfit(stack([BornScattering(g) for g in at]))
             # The stack is outermost, so that solvers find the frequencies.
-            model = misfit(self._operator(geometries, affine))
+            model = misfit(self._operator(at, affine))
         else:
             model = physical @ affine  # type: ignore[assignment]
         template = image_template(grid.npix, grid.side)
@@ -233,20 +168,16 @@ class ScatteringCard(Card):
             targets=targets,
         )
 
-    def _operator(
-        self, geometries: list[ScatteringGeometry], affine: Affine | None = None
-    ) -> Operator:
+    def _operator(self, at: list[ScatteringGeometry], affine: Affine | None = None) -> Operator:
         """Of the contrast, or with `affine` of model space; full wave is always a stack."""
         if self.physics.kind == "full_wave":
             shape, largest = (1, self.image.npix, self.image.npix), self.image.max_contrast
             limits = Clamp(-0.05 * largest, 1.2 * largest, shape)  # some room for the optimiser
             inner = limits if affine is None else limits @ affine
             tolerance = self.physics.tolerance
-            return MultiFrequency(
-                [FullWaveScattering(g, tolerance=tolerance) @ inner for g in geometries]
-            )
+            return MultiFrequency([FullWaveScattering(g, tolerance=tolerance) @ inner for g in at])
         conjugate = self.physics.kind == "benchmark"
-        operators = [BornScattering(g, conjugate_incident=conjugate) for g in geometries]
+        operators = [BornScattering(g, conjugate_incident=conjugate) for g in at]
         if not self.physics.svd:
             return stack(operators)
         if len(operators) > 1:
@@ -256,54 +187,13 @@ class ScatteringCard(Card):
             )
         return BornSVD(operators[0])
 
-    def _simulated(
-        self, section: SimulatedFields, data: str | Path | None
-    ) -> tuple[xr.Dataset, np.ndarray]:
-        """The fields of a known object, with noise, and its contrast (H, W)."""
-        grid, name = self.image, str(data or section.image)
-        observation = empty_observation(section, grid)
-        geometries = [
-            ScatteringGeometry.from_observation(observation, float(f), grid.npix, grid.side)
-            for f in observation["frequency"].values
-        ]
-        target = name.removeprefix("target:") if name.startswith("target:") else ""
-        if target:
-            discs = self._known_discs(target)
-            image = np.zeros((grid.npix, grid.npix))
-            for disc in discs:
-                share = covered(geometries[0], disc)
-                image = image * (1 - share) + share * (disc.permittivity - 1)
-        else:
-            image = known_image(section, grid, name)
-        if not 0 <= image.min() <= image.max() <= 1.001 * grid.max_contrast:
-            raise DataError(
-                f"{name}: its contrast is from {image.min():.3g} to {image.max():.3g}, expected 0 "
-                f"to image.max_contrast = {grid.max_contrast:g}: raise that, or lower the contrast."
-            )
-        physics = self.physics.model_copy(
-            update={"kind": section.physics or self.physics.kind, "svd": False}
-        )
-        operator = self.model_copy(update={"physics": physics})._operator(geometries)
-        x = torch.as_tensor(image, dtype=torch.float64)[None, None]
-        seen = observation["measured"].values
-        y = operator.to(dtype=torch.float64)(x).numpy().reshape(-1, *seen.shape)
-        rms = np.sqrt((np.abs(y) ** 2).sum((1, 2)) / seen.sum())
-        sigma = np.hypot(section.noise, section.relative_noise * rms)
-        rng = np.random.default_rng([0x5CA7, section.seed])
-        parts = rng.normal(size=(2, *y.shape)) * (sigma / math.sqrt(2))[:, None, None]
-        dims = ("frequency", "transmitter", "receiver")
-        observation["scattered_field"] = (dims, (y + parts[0] + 1j * parts[1]) * seen)
-        # Noise-free data still need a scale on which the misfit counts.
-        observation["sigma"] = ("frequency", np.maximum(sigma, 1e-6 * rms + 1e-30))
-        observation.attrs |= {"file": f"simulated from {name}", "target": target}
-        return observation, image.astype(np.float32)
-
-    def _known_discs(self, name: str) -> tuple[DiscSection, ...]:
-        if name not in self.targets:
-            raise DataError(
-                f"target:{name} is not among this card's targets: {', '.join(self.targets)}."
-            )
-        return self.targets[name]
+    def _scatter(self, at: list[ScatteringGeometry], x: Tensor) -> Tensor:
+        """Fields of a known contrast, with the physics that makes this card's data."""
+        assert isinstance(self.observation, SimulatedFields)
+        kind = self.observation.physics or self.physics.kind
+        physics = self.physics.model_copy(update={"kind": kind, "svd": False})
+        operator = self.model_copy(update={"physics": physics})._operator(at)
+        return operator.to(dtype=x.dtype)(x)
 
     def _targets(self, name: str, geometry: ScatteringGeometry) -> dict[str, Disc] | None:
         """The published discs (mm), each inside the image."""
@@ -330,108 +220,6 @@ class ScatteringCard(Card):
                 f"image.npix={have[-1]}, or take prior 'gaussian', which fits any size."
             )
         return found
-
-
-# ---------------------------------------------------------------- data
-
-
-def measured(section: MeasuredFields, data: str | Path | None) -> xr.Dataset:
-    """The calibrated fields in `data`, else in the section's file, else in that of its manifest.
-
-    The attribute `target` is the file's name without its suffix.
-    """
-    path = data or section.file
-    if path is None and section.manifest is None:
-        raise DataError(
-            "this problem has no data of its own: give a file of measured fields, e.g. lmaps run "
-            '... --data FoamDielExtTM.exp, or load_problem(..., data="FoamDielExtTM.exp").'
-        )
-    path = Path(path or fetch(str(section.manifest)))
-    observation = calibrate_fresnel(read_fresnel(path), within=section.within)
-    known = observation["frequency"].values / 1e9
-    wanted = np.sort(known if section.frequencies_ghz is None else section.frequencies_ghz)
-    missing = [f for f in wanted if not np.isclose(known, f).any()]
-    if missing or len(wanted) == 0:
-        raise DataError(
-            f"{path.name} has no data at {', '.join(f'{f:g}' for f in missing) or 'no frequency'} "
-            f"GHz: set observation.frequencies_ghz to some of {', '.join(f'{f:g}' for f in known)}."
-        )
-    observation = observation.isel(frequency=[int(np.argmin(abs(known - f))) for f in wanted])
-    power = (np.abs(observation["scattered_field"].values) ** 2).sum((1, 2))
-    rms = np.sqrt(power / observation["measured"].values.sum())
-    if not (rms > 0).all():
-        raise DataError(f"{path.name}: nothing is scattered: total and incident field are equal.")
-    observation["sigma"] = ("frequency", section.relative_noise * rms)
-    observation.attrs["target"] = path.stem
-    return observation
-
-
-def empty_observation(section: SimulatedFields, grid: ImageSection) -> xr.Dataset:
-    """Where a simulation measures: coordinates and mask, without fields."""
-    if section.frequencies_ghz is None:
-        frequencies = np.array([SPEED_OF_LIGHT / (6 * grid.side / grid.npix)])
-    else:
-        frequencies = 1e9 * np.sort(section.frequencies_ghz)
-    if len(frequencies) == 0:
-        raise DataError("observation.frequencies_ghz is empty: give one at least, e.g. [3.0].")
-    counts = {"transmitter": section.transmitters, "receiver": section.receivers}
-    lost = (section.missing_transmitters, section.missing_receivers)
-    angles, kept = {}, []
-    for stream, (side, count) in enumerate(counts.items()):
-        angles[side] = np.linspace(0, 359, count)
-        rng = np.random.default_rng([0x105E, section.seed, stream])
-        apart = np.abs((angles[side] + 180) % 360 - 180)
-        kept += [(rng.random(count) >= lost[stream]) & (apart <= section.aperture / 2)]
-    mask = kept[0][:, None] & kept[1][None]
-    if not mask.any():
-        raise DataError(
-            "no transmitter or no receiver is left: widen observation.aperture, or lower "
-            "observation.missing_transmitters and observation.missing_receivers."
-        )
-    return xr.Dataset(
-        {
-            "measured": (("transmitter", "receiver"), mask),
-            "sigma": ("frequency", np.ones(len(frequencies))),
-        },
-        coords={
-            "frequency": ("frequency", frequencies, {"units": "Hz"}),
-            **{side: (side, values, {"units": "degrees"}) for side, values in angles.items()},
-        },
-        attrs={"radius": section.radius, "radius_units": "m"},
-    )
-
-
-def known_image(section: SimulatedFields, grid: ImageSection, name: str) -> np.ndarray:
-    """Contrast (H, W) of a phantom or a file, see :class:`SimulatedFields`."""
-    if name.startswith("phantom:"):
-        try:
-            images = NucleiImages(grid.npix, section.phantom_seed)
-            return section.contrast * images[int(name.removeprefix("phantom:"))][0].astype(float)
-        except (ValueError, IndexError) as error:
-            raise DataError(f"{name}: {error}. Write phantom:K with K = 0, 1, 2, …") from error
-    path = require_file(name)
-    try:
-        image = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise DataError(f"{name} is not a NumPy file of numbers: write it with np.save.") from error
-    expected = (grid.npix, grid.npix)
-    if image.shape != expected or np.iscomplexobj(image) or not np.isfinite(image).all():
-        raise DataError(
-            f"{name} has shape {image.shape}, {image.dtype}; expected a real, finite contrast of "
-            f"shape {expected}. Set image.npix to its size, or resample it."
-        )
-    if not np.any(image):
-        raise DataError(f"{name} is 0 everywhere: there is nothing that scatters.")
-    return image.astype(float)
-
-
-def covered(geometry: ScatteringGeometry, disc: DiscSection) -> np.ndarray:
-    """Share of each pixel (H, W) that a disc covers."""
-    x, y = (c / 1e3 for c in disc.centre_mm)
-    try:
-        return geometry.disc((x, y), disc.diameter_mm / 2e3, 1.0)[0, 0].numpy()
-    except ValueError as error:
-        raise DataError(f"target {disc.name!r}: {error} (image.side)") from error
 
 
 def stack(operators: list[BornScattering]) -> LinearOperator:

@@ -25,6 +25,7 @@ from lmaps_science.priors import (
     GaussianMixturePrior,
     GaussianPrior,
     StationaryCovariance,
+    TotalVariationPrior,
     from_function,
 )
 from lmaps_science.sample import InverseProblem, Solver
@@ -249,9 +250,15 @@ def shrinking_function(image_shape: tuple[int, int, int] = (1, 6, 5)) -> Denoise
     return from_function(lambda x, sigma: x / (1 + sigma[:, None, None, None] ** 2), image_shape)
 
 
+def piecewise_constant(image_shape: tuple[int, int, int] = (1, 6, 5)) -> Denoiser:
+    """Iterated until what a proximal map promises holds to a thousandth."""
+    return TotalVariationPrior(image_shape, weight=2.0, iterations=200)
+
+
 PRIORS: list[Callable[..., Denoiser]] = [  # each takes an image shape
     dense_gaussian,
     gaussian_mixture,
+    piecewise_constant,
     shrinking_function,
     stationary_gaussian,
 ]

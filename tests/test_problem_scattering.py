@@ -14,8 +14,8 @@ from lmaps_science.metrics.discs import Disc, fit_discs, render_discs
 from lmaps_science.misfit import GaussianMisfit
 from lmaps_science.physics.multi_frequency import Clamp, LinearMultiFrequency, MultiFrequency
 from lmaps_science.physics.scattering import BornScattering, ScatteringGeometry
-from lmaps_science.priors import DiagonalCovariance, GaussianPrior
-from lmaps_science.priors.total_variation import TotalVariationPrior, total_variation, tv_prox
+from lmaps_science.priors import DiagonalCovariance, GaussianPrior, TotalVariationPrior
+from lmaps_science.priors.total_variation import total_variation, tv_prox
 from lmaps_science.problem import load_card
 from lmaps_science.solvers import LMAPS, ExactSVD, FrequencyHopping
 from lmaps_science.solvers.born_inversion import filtered_back_propagation, fista_tv, tikhonov

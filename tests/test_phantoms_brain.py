@@ -21,9 +21,10 @@ def anatomy():
     return Anatomy(
         head=head,
         brain=head * (radius < 0.8),
+        fat=((radius > 0.85) & (radius < 0.95)).float(),
         tissues=torch.stack([grey, white, (radius < 0.2).float()]),
         photographs=(torch.rand(150, 200, generator=generator),),
-        voxel_mm={"head": 3.0, "brain": 3.0, "tissues": 3.0},
+        voxel_mm={"head": 3.0, "brain": 3.0, "fat": 3.0, "tissues": 3.0},
     )
 
 
@@ -46,6 +47,24 @@ def test_images_are_complex_and_of_unit_scale(anatomy):
     power = (images**2).mean(axis=(0, 2, 3))
     assert power[0] == pytest.approx(power[1], rel=0.3)
     assert (magnitude < 0.02).mean() > 0.1, "air"
+
+
+def test_whole_heads_lie_within_the_field_of_view(anatomy):
+    images = BrainSlices(64, 0, anatomy, whole=True).batch(0, 20)
+    magnitude = np.hypot(images[:, 0], images[:, 1])
+    edge = np.concatenate([magnitude[:, [0, -1]].ravel(), magnitude[:, :, [0, -1]].ravel()])
+    assert edge.max() < 0.05
+    assert (magnitude.max((1, 2)) > 0.5).all()
+
+
+def test_the_phase_of_fat_differs_from_that_of_water(anatomy):
+    """The phase is smooth but between scalp and brain, where it jumps in 6 of 10 heads."""
+    jumps = []
+    for item in BrainSlices(64, 0, anatomy, whole=True).batch(0, 40):
+        image = item[0] + 1j * item[1]
+        turned = image[:, 1:] * image[:, :-1].conj()
+        jumps.append(np.abs(np.angle(turned[np.abs(turned) > 0.02])).max())
+    assert 0.15 < np.mean(np.array(jumps) > 0.8) < 0.5, "half of the items are heads"
 
 
 def test_refuses_what_it_cannot_draw(anatomy):

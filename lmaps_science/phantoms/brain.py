@@ -4,7 +4,8 @@ Anatomy: the MNI152 template (T1, grey and white matter; package nilearn) and on
 contrast (Colin27, `ch2` and `ch2better` of Debian's mricron-data). What varies, so that the prior
 learns anatomy in general and not these heads: orientation, position, slice thickness, size, shape
 (affine and elastic), the contrast of every tissue, texture, lesions, vessels, receive bias and
-phase. Some items are photographs, for edges and texture of any kind.
+phase, that of the scalp's fat among it, which precesses at another frequency than water does. Some
+items are photographs, for edges and texture of any kind.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 
 __all__ = ["Anatomy", "BrainSlices"]
@@ -39,13 +41,15 @@ class Anatomy:
 
     Args:
         head, brain: (D, H, W) intensities in [0, 1], with skull and without.
+        fat: (D, H, W) fraction of the scalp's fat in the head.
         tissues: (3, D, H, W) fractions of grey matter, white matter and fluid.
         photographs: grey images in [0, 1], each (H, W) with sides of at least 128.
-        voxel_mm: edge of a voxel for each of "head", "brain", "tissues".
+        voxel_mm: edge of a voxel for each of "head", "brain", "fat", "tissues".
     """
 
     head: Tensor
     brain: Tensor
+    fat: Tensor
     tissues: Tensor
     photographs: tuple[Tensor, ...]
     voxel_mm: Mapping[str, float]
@@ -72,6 +76,7 @@ class Anatomy:
         )
         fluid = ((t1 > 0.05) * (1 - grey - white)).clamp_min(0)
         head = ((_volume(_MRICRON / "ch2.nii.gz") - 8) / 170).clamp(0, 1)
+        fat = _scalp(head)
         # Linear interpolation blurs; on a grid twice as fine it hardly does.
         head = F.interpolate(head[None, None], scale_factor=2, mode="trilinear")[0, 0]
         folder = _package("skimage") / "data"
@@ -79,9 +84,10 @@ class Anatomy:
         return cls(
             head=_sharpened(head),
             brain=_volume(_MRICRON / "ch2better.nii.gz") / 130,
+            fat=fat,
             tissues=torch.stack([grey, white, fluid]),
             photographs=tuple(map(_photograph, files)),
-            voxel_mm={"head": 0.5, "brain": 0.5, "tissues": 1.0},
+            voxel_mm={"head": 0.5, "brain": 0.5, "fat": 1.0, "tissues": 1.0},
         )
 
 
@@ -96,11 +102,13 @@ class BrainSlices:
         npix: pixels along each side, of 0.6 to 2 mm.
         seed: images of different seeds are independent: hold out a test set by its seed.
         anatomy: what to slice; default: the installed one, see :meth:`Anatomy.installed`.
+        whole: the whole head within the field of view, as a scan has it, instead of a crop.
     """
 
     npix: int = 128
     seed: int = 0
     anatomy: Anatomy = field(default_factory=Anatomy.installed, repr=False)
+    whole: bool = False
     value_range = (-1.0, 1.0)
 
     def __post_init__(self) -> None:
@@ -111,12 +119,18 @@ class BrainSlices:
         if index < 0:
             raise IndexError("the set has no end, so no negative index")
         rng = np.random.default_rng([_STREAM, self.seed, index])
-        family = str(rng.choice(list(FAMILIES), p=list(FAMILIES.values())))
-        draw = _photographed if family == "photograph" else _sliced
-        magnitude = draw(rng, self.anatomy, family, self.npix)
+        chances = {k: p for k, p in FAMILIES.items() if not (self.whole and k == "photograph")}
+        shares = np.array(list(chances.values()))
+        family = str(rng.choice(list(chances), p=shares / shares.sum()))
+        fat = torch.zeros(self.npix, self.npix)
+        if family == "photograph":
+            magnitude = _photographed(rng, self.anatomy, self.npix)
+        else:
+            magnitude, fat = _sliced(rng, self.anatomy, family, self.npix, self.whole)
         magnitude = _extras(rng, magnitude) * _bias(rng, self.npix)
         phase = _phase(rng, self.npix)
-        image = torch.stack([magnitude * phase.cos(), magnitude * phase.sin()])
+        signal = torch.polar(magnitude, phase) * _shifted(rng, fat)
+        image = torch.view_as_real(signal).permute(2, 0, 1)
         turned = torch.rot90(image, int(rng.integers(4)), (1, 2))
         return np.ascontiguousarray(turned.flip(1) if rng.random() < 0.5 else turned)
 
@@ -160,11 +174,23 @@ def _sharpened(volume: Tensor) -> Tensor:
     return (volume + 0.8 * (volume - blurred)).clamp(0, 1)
 
 
+def _scalp(head: Tensor) -> Tensor:
+    """The fraction of fat in a head of 1 mm voxels: what is bright within a centimetre of the air.
+
+    The muscle and the skin in it are taken for fat, too.
+    """
+    outside = ~ndimage.binary_fill_holes(head.numpy() > 0.15)
+    depth = torch.from_numpy(ndimage.distance_transform_edt(~outside)).float()
+    return ((11 - depth) / 2).clamp(0, 1) * ((head - 0.25) / 0.2).clamp(0, 1)
+
+
 # ---------------------------------------------------------------- drawing
 
 
-def _sliced(rng: np.random.Generator, anatomy: Anatomy, family: str, npix: int) -> Tensor:
-    """A slice in any orientation, deformed, with a contrast of its own."""
+def _sliced(
+    rng: np.random.Generator, anatomy: Anatomy, family: str, npix: int, whole: bool
+) -> tuple[Tensor, Tensor]:
+    """A slice in any orientation, deformed, with a contrast of its own, and its fraction of fat."""
     volume = getattr(anatomy, family)
     volume = volume[None] if volume.ndim == 3 else volume
     size = torch.tensor(volume.shape[1:]) * anatomy.voxel_mm[family]
@@ -173,11 +199,13 @@ def _sliced(rng: np.random.Generator, anatomy: Anatomy, family: str, npix: int) 
     # A tenth shows the head whole, so that the network has seen how much air a whole image holds.
     pixel = np.exp(rng.uniform(np.log(0.6), np.log(1.3))) if rng.random() < 0.8 else 1.7
     stretch = rng.uniform(0.88, 1.14, 2)
+    if whole:
+        pixel = rng.uniform(250, 290) / npix
     reach = max(0.0, 100.0 - 0.4 * pixel * npix)
     away = torch.tensor(rng.uniform(-reach, reach, 2) * stretch)
     thickness = rng.uniform(0.0, 3.0)
 
-    def look(rows: Tensor, columns: Tensor, depths: int) -> Tensor:
+    def look(volume: Tensor, rows: Tensor, columns: Tensor, depths: int) -> Tensor:
         layers = torch.zeros(len(volume), *rows.shape)
         for depth in np.linspace(-0.5, 0.5, depths) * thickness * (depths > 1):
             flat = torch.stack([rows, columns, torch.full_like(rows, depth)], -1)
@@ -187,16 +215,18 @@ def _sliced(rng: np.random.Generator, anatomy: Anatomy, family: str, npix: int) 
     steps = (torch.arange(npix) - (npix - 1) / 2).float() * float(pixel)
     rows, columns = torch.meshgrid(steps * stretch[0], steps * stretch[1], indexing="ij")
     bend = _smooth(rng, npix, 2, rng.uniform(12, 40)) * rng.uniform(0, 4)
-    layers = look(rows + bend[0] + away[0], columns + bend[1] + away[1], 3)
+    rows, columns = rows + bend[0] + away[0], columns + bend[1] + away[1]
+    layers = look(volume, rows, columns, 3)
+    fat = look(anatomy.fat[None], rows, columns, 3)[0] if family == "head" else 0 * layers[0]
     coarse = torch.linspace(-95, 95, 40)
-    whole = look(coarse[:, None].expand(40, 40), coarse.expand(40, 40), 1)
+    overview = look(volume, coarse[:, None].expand(40, 40), coarse.expand(40, 40), 1)
     contrast = _tissue_contrast(rng) if family == "tissues" else _tone(rng)
-    brightest = torch.quantile(contrast(whole), 0.99).clamp_min(0.05)
+    brightest = torch.quantile(contrast(overview), 0.99).clamp_min(0.05)
     image = contrast(layers) / brightest * rng.uniform(0.9, 1.1)
-    return _textured(rng, image)
+    return _textured(rng, image), fat
 
 
-def _photographed(rng: np.random.Generator, anatomy: Anatomy, family: str, npix: int) -> Tensor:
+def _photographed(rng: np.random.Generator, anatomy: Anatomy, npix: int) -> Tensor:
     picture = anatomy.photographs[rng.integers(len(anatomy.photographs))]
     side = int(min(*picture.shape, npix * rng.uniform(0.8, 3.0)))
     top, left = (int(rng.integers(n - side + 1)) for n in picture.shape)
@@ -314,6 +344,12 @@ def _extras(rng: np.random.Generator, image: Tensor) -> Tensor:
 
 def _bias(rng: np.random.Generator, npix: int) -> Tensor:
     return torch.exp(rng.uniform(0, 0.25) * _smooth(rng, npix, 1, rng.uniform(50, 150))[0])
+
+
+def _shifted(rng: np.random.Generator, fat: Tensor) -> Tensor:
+    """What the chemical shift of fat does to the signal: another phase, by the echo time."""
+    angle = rng.uniform(0, 2 * np.pi) if rng.random() < 0.6 else 0.0
+    return 1 + fat * (np.exp(1j * angle) - 1)
 
 
 def _phase(rng: np.random.Generator, npix: int) -> Tensor:

@@ -57,7 +57,7 @@ def estimate_maps(
     mask: ArrayLike | None = None,
     *,
     width: int = 24,
-    threshold: float = 0.02,
+    threshold: float = 0.01,
     crop: float = 0.9,
 ) -> np.ndarray:
     """Coil maps from the calibration lines by ESPIRiT: complex64 (coils, H, W) of unit norm.

@@ -49,8 +49,8 @@ class MeasuredKSpace(Section):
 class SimulatedKSpace(Section):
     """A known image seen by coils on a circle around it.
 
-    `image` is "shepp_logan", "brain:K" (item K of `phantoms.BrainSlices(seed=phantom_seed)`, which
-    takes the extra `brain`), or an `.npy` file (H, W), real or complex. Every k-space sample of
+    `image` is "shepp_logan", "brain:K" (item K of `phantoms.BrainSlices(seed=phantom_seed,
+    whole=True)`, which takes the extra `brain`), or an `.npy` file (H, W), real or complex. Every k-space sample of
     every coil gets complex noise of standard deviation `noise`, in units of the image's 99th
     percentile.
     """
@@ -169,7 +169,8 @@ def known_image(section: SimulatedKSpace, name: str) -> np.ndarray:
         from lmaps_science.phantoms import BrainSlices
 
         try:
-            item = BrainSlices(section.npix, section.phantom_seed)[int(name.removeprefix("brain:"))]
+            slices = BrainSlices(section.npix, section.phantom_seed, whole=True)
+            item = slices[int(name.removeprefix("brain:"))]
         except (ValueError, IndexError) as error:
             raise DataError(f"{name}: {error}. Write brain:K with K = 0, 1, 2, …") from error
         return item[0] + 1j * item[1]

@@ -251,8 +251,13 @@ def shrinking_function(image_shape: tuple[int, int, int] = (1, 6, 5)) -> Denoise
 
 
 def piecewise_constant(image_shape: tuple[int, int, int] = (1, 6, 5)) -> Denoiser:
-    """Iterated until what a proximal map promises holds to a thousandth."""
-    return TotalVariationPrior(image_shape, weight=2.0, iterations=200)
+    """Iterated until what a proximal map promises holds to a hundredth.
+
+    Without limits: where all of an image is beyond them, as at the first noise levels, the denoised
+    image does not change with x, and DPS has no gradient to follow.
+    """
+    unlimited = (-float("inf"), float("inf"))
+    return TotalVariationPrior(image_shape, 2.0, unlimited, iterations=200)
 
 
 PRIORS: list[Callable[..., Denoiser]] = [  # each takes an image shape

@@ -45,13 +45,20 @@ def test_without_noise_nothing_is_to_be_done(make):
 
 
 @ALL
+def test_the_derivative_is_finite_for_flat_images(make):
+    x = torch.zeros(1, *SHAPE, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(make(SHAPE)(x, 3.0).sum(), x)
+    assert torch.isfinite(slope).all()
+
+
+@ALL
 def test_the_jacobian_is_symmetric_and_positive(make):
     """Means and proximal maps are gradients of convex functions; iterated ones, approximately."""
     prior = make(SHAPE)
     matrix = jacobian(prior, noisy(1, seed=1), 0.4)
     size = matrix.abs().max()
-    assert (matrix - matrix.T).abs().max() < 1e-3 * size
-    assert torch.linalg.eigvalsh(matrix).min() > -1e-3 * size
+    assert (matrix - matrix.T).abs().max() < 1e-2 * size
+    assert torch.linalg.eigvalsh(matrix).min() > -1e-2 * size
 
 
 def test_the_denoiser_of_total_variation_is_a_mode_not_a_mean():
@@ -63,8 +70,8 @@ def test_the_denoiser_of_total_variation_is_a_mode_not_a_mean():
     """
     prior = piecewise_constant(SHAPE)
     x = noisy(1, seed=1)
-    eigenvalues = torch.linalg.eigvalsh(jacobian(prior, x, 0.4))
-    assert (eigenvalues < 1e-3).sum() >= 8  # of 30
+    eigenvalues = torch.linalg.eigvalsh(jacobian(prior, x, 0.8))
+    assert (eigenvalues < 1e-2).sum() > 10  # of 30
     assert not hasattr(prior, "log_prob")
     # What it has instead: no image within the limits is more probable.
     best = prior(x, 0.4)

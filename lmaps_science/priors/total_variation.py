@@ -21,7 +21,7 @@ __all__ = ["TotalVariationPrior", "total_variation", "tv_prox"]
 
 def total_variation(z: Tensor) -> Tensor:
     """TV of each image, isotropic: (B, C, H, W) -> (B,)."""
-    return _gradient(z).square().sum(0).sqrt().flatten(1).sum(1)
+    return torch.linalg.vector_norm(_gradient(z), dim=0).flatten(1).sum(1)
 
 
 def tv_prox(
@@ -51,7 +51,7 @@ def tv_prox(
         z = (x - w * _adjoint(r)).clamp(*limits)
         # 1/8 is the largest step that the norm of the gradient allows; w = 0 needs none
         q = r + _gradient(z) / (8 * w).clamp_min(torch.finfo(x.dtype).tiny)
-        new = q / q.square().sum(0).sqrt().clamp_min(1.0)
+        new = q / torch.linalg.vector_norm(q, dim=0).clamp_min(1.0)  # its derivative at 0 is 0
         t_new = (1 + math.sqrt(1 + 4 * t * t)) / 2
         r = new + (t - 1) / t_new * (new - p)
         p, t = new, t_new

@@ -325,6 +325,10 @@ def prior_train(
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images a step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Its largest value.")] = None,
     precision: Annotated[str, typer.Option(help="no (float32) or bf16.")] = "no",
+    initial: Annotated[
+        Path | None,
+        typer.Option("--from", help="A prior's file: begin with its network and weights."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of images and noise.")] = 0,
     validate_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 500,
     description: Annotated[str, typer.Option(help="One paragraph, kept in the file.")] = "",
@@ -338,12 +342,14 @@ def prior_train(
     lmaps prior train --out prior --steps 20000 --precision bf16
     lmaps prior train --out prior --like brain
     lmaps prior train --out prior --images my_images.npy
+    lmaps prior train --out prior --images my_images.npy --from a_prior.safetensors
     accelerate launch -m lmaps_science.cli prior train --out prior
     """
     from dataclasses import replace
 
     from lmaps_science.io import DataError
     from lmaps_science.io.files import suggestion
+    from lmaps_science.priors import load_prior
     from lmaps_science.recipes import RECIPES
     from lmaps_science.training import train
 
@@ -361,8 +367,9 @@ def prior_train(
     else:
         training, validation = _own_images(images, seed)
     shape = list(training.batch(0, 1).shape[1:])
-    config = {**recipe.config, "image_shape": shape}
-    if any(n % (config["patch"] * 8) for n in shape[1:]):
+    start: Any = None if initial is None else load_prior(initial).network
+    config = {**(recipe.config if start is None else start.config), "image_shape": shape}
+    if start is None and any(n % (config["patch"] * 8) for n in shape[1:]):
         config["patch"] = 1
     if channels is not None:
         config["model_channels"] = channels
@@ -375,7 +382,7 @@ def prior_train(
         validate_every=validate_every,
         **{name: value for name, value in given.items() if value is not None},
     )
-    path = train(config, training, validation, out, options, description=description)
+    path = train(config, training, validation, out, options, initial=start, description=description)
     typer.echo(f"written to {path}")
 
 

@@ -133,6 +133,7 @@ def train(
     folder: str | Path,
     settings: TrainingSettings = TrainingSettings(),
     *,
+    initial: nn.Module | None = None,
     description: str = "",
     progress: bool = True,
 ) -> Path:
@@ -146,6 +147,8 @@ def train(
         images, validation: training images and images never trained on.
         folder: where checkpoints, ``history`` and ``samples.png`` go.
         settings: see :class:`TrainingSettings`.
+        initial: a network of the same architecture whose weights to begin with, e.g. that of a
+            prior to adapt to other images.
         description: one paragraph for the model card, kept in the file's metadata.
 
     Returns:
@@ -154,7 +157,7 @@ def train(
     Raises:
         ImportError: accelerate is missing (extra ``train``).
         DataError: the folder cannot be made.
-        ValueError: ``state.pt`` belongs to another architecture.
+        ValueError: ``state.pt`` or ``initial`` is of another architecture.
         FloatingPointError: the loss is no longer finite.
     """
     try:
@@ -168,6 +171,8 @@ def train(
     accelerator = Accelerator(mixed_precision=settings.precision)
     set_seed(settings.seed)  # the fresh weights; images and noise have keys of their own
     run = _Run(config, settings)
+    if initial is not None:
+        run.begin_with(initial)
     folder = make_folder(folder)
     if (folder / "state.pt").exists():
         run.load(folder / "state.pt")
@@ -298,6 +303,16 @@ class _Run:
             description=description,
             dtype=torch.float16,
         )
+
+    def begin_with(self, initial: nn.Module) -> None:
+        try:
+            for network in (self.network, self.ema):
+                network.load_state_dict(initial.state_dict())
+        except RuntimeError as error:
+            raise ValueError(
+                f"the prior to begin with is of another architecture than {self.config}: take its "
+                "own config, e.g. load_prior(path).network.config."
+            ) from error
 
     def load(self, path: Path) -> None:
         state = read_tensors(path, "Remove it to start the training afresh.")

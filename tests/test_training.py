@@ -1,5 +1,7 @@
 """Training a prior: it learns, resumes to the same weights, validates and refuses."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -84,6 +86,18 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_pa
     a, b = (torch.load(tmp_path / k / "state.pt", weights_only=True)["ema"] for k in "ab")
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=0, atol=0)
+
+
+def test_begins_with_the_weights_of_a_prior(tmp_path):
+    """One step at a vanishing rate leaves them; another architecture is refused."""
+    prior = load_prior(train(CONFIG, images(0), images(1), tmp_path / "a", SETTINGS))
+    still = replace(SETTINGS, steps=1, learning_rate=1e-12)
+    options = {"initial": prior.network, "progress": False}
+    again = load_prior(train(CONFIG, images(2), images(3), tmp_path / "b", still, **options))
+    x, sigma = torch.randn(2, *prior.image_shape), torch.full((2,), 0.5)
+    torch.testing.assert_close(again(x, sigma), prior(x, sigma), rtol=1e-3, atol=1e-3)
+    with pytest.raises(ValueError, match="to begin with is of another architecture"):
+        train({**CONFIG, "model_channels": 24}, images(0), images(1), tmp_path / "c", **options)
 
 
 def test_loss_of_the_exact_denoiser_is_the_posterior_variance():

@@ -50,9 +50,9 @@ class SimulatedKSpace(Section):
     """A known image seen by coils on a circle around it.
 
     `image` is "shepp_logan", "brain:K" (item K of `phantoms.BrainSlices(seed=phantom_seed,
-    whole=True)`, which takes the extra `brain`), or an `.npy` file (H, W), real or complex. Every k-space sample of
-    every coil gets complex noise of standard deviation `noise`, in units of the image's 99th
-    percentile.
+    whole=True)`, which takes the extra `brain`), or an `.npy` file (H, W), real or complex. Every
+    k-space sample of every coil gets complex noise of standard deviation `noise`, in units of the
+    image's 99th percentile.
     """
 
     kind: Literal["simulation"]

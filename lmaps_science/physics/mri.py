@@ -29,7 +29,8 @@ class MultiCoilMRI(LinearOperator):
     with c_d = n_d // 2. `maps` S are complex (coils, H, W), or (B, coils, H, W) with maps for each
     image of the batch; their dtype and device are the operator's. `mask` M holds 0 and 1: (H, W);
     whole lines as (1, W), which keeps columns, or (H, 1), which keeps rows; or (B, H, W), one for
-    each image. `normal` costs 1-D transforms alone where the mask consists of whole lines.
+    each image. Lines without any sample cost nothing in the second of the two 1-D transforms, and
+    `normal` needs the first alone where the mask consists of whole lines.
 
     Raises ValueError for maps that are not complex, not finite or zero everywhere, for a mask that
     does not fit them, is empty or holds other values, and for a batch other than that of the maps
@@ -80,8 +81,9 @@ class MultiCoilMRI(LinearOperator):
         self._conjugate_maps = self._own_maps.conj().resolve_conj()
         kept = rows if self._turned else columns
         self._lines = None if bool(kept.all()) else kept.nonzero()[:, 0]
-        few = self._lines is not None and len(self._lines) <= 64
-        self._waves = _waves(self._lines, len(kept), pre) if few and _slow(len(kept)) else None
+        self._waves = None
+        if self._lines is not None and len(self._lines) <= 64 and _slow(len(kept)):
+            self._waves = _waves(self._lines, len(kept), pre)
         post = self._turn(post).mT
         self._post = (post if self._lines is None else post[..., kept, :]).contiguous()
         sampled = self._turn(self.mask)
@@ -181,7 +183,7 @@ class MultiCoilMRI(LinearOperator):
         return torch.fft.ifft(spectrum, norm="forward")
 
     def _own_image(self, x: Tensor) -> Tensor:
-        return self._turn(_as_complex(x)) * self._pre
+        return self._turn(_as_complex(x)).contiguous() * self._pre
 
     def _channels(self, image: Tensor) -> Tensor:
         channels = _as_channels(image * self._pre.conj())

@@ -75,7 +75,8 @@ class MultiCoilMRI(LinearOperator):
         mask = self.mask if self.mask.ndim == 3 else self.mask[None]
         rows, columns = mask.any(-1).any(0), mask.any(-2).any(0)
         self._turned = bool(rows.double().mean() < columns.double().mean())
-        pre, post = _centring(*self.maps.shape[-2:], like=self.maps)
+        height, width = self.maps.shape[-2:]
+        pre, post = _centring(height, width, like=self.maps)
         post = self.mask * post / post.numel() ** 0.5
         self._pre, self._own_maps = self._turn(pre).contiguous(), self._turn(self.maps).contiguous()
         self._conjugate_maps = self._own_maps.conj().resolve_conj()

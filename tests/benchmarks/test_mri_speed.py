@@ -1,8 +1,9 @@
 """The multi-coil operator against SigPy's Sense on the same CPU, one thread.
 
 Run with `pytest tests/benchmarks/test_mri_speed.py --benchmark-only`, on a busy machine also with
-`--benchmark-timer=time.process_time`. Both take images in and give data back. SigPy's Sense goes slice by slice; composed of its Linops by hand it takes the batch
-at once: the faster of the two counts. A quarter of the lines is sampled, along either axis.
+`--benchmark-timer=time.process_time`. Both take images in and give data back. SigPy's Sense goes
+slice by slice; composed of its Linops by hand it takes the batch at once: the faster of the two
+counts. A quarter of the lines is sampled, along either axis.
 """
 
 import numpy as np

@@ -65,8 +65,9 @@ def test_compression_keeps_its_bound_and_can_be_switched_off():
         assert operator.receivers.compression_error <= tolerance
         assert operator.receivers.rank < previous
         previous = operator.receivers.rank
-        weights = operator.receivers.expansion.T / geometry.pixel_size**2
-        green = weights @ operator.receivers.waves.to(weights.dtype)
+        receivers, weights = operator.receivers, operator.receivers.expansion.T
+        waves = receivers.join(receivers.sums(torch.eye(receivers.rank, dtype=torch.float64)))
+        green = weights @ waves.to(weights.dtype) / geometry.pixel_size**2
         centre = geometry.wavenumber**2 / 4 * abs(special.hankel1(0, geometry.wavenumber * 1.6))
         error = (green - torch.as_tensor(geometry.sensor_green())).abs().max() / centre
         assert error <= 1.01 * operator.receivers.compression_error + 1e-13

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from scipy.linalg import lapack
+from scipy.linalg import blas, lapack
 from torch import Tensor
 
 from lmaps_science.io.files import atomic_write, make_folder
@@ -28,7 +28,7 @@ from lmaps_science.physics.scattering import BornScattering
 
 __all__ = ["BornSVD"]
 
-_VERSION = 1  # of the cached files; a change of the computation makes them obsolete
+_VERSION = 2  # of the cached files; a change of the computation makes them obsolete
 
 
 class BornSVD(SVDOperator):
@@ -113,37 +113,45 @@ def cache_file(
 
 def decompose(operator: BornScattering, tolerance: float) -> tuple[Tensor, Tensor]:
     """Singular values (r,), decreasing, float64, and right singular vectors (r, N^2)."""
-    rows = _reduced_rows(operator.to("cpu", torch.float64), 0.001 * tolerance)
+    rows = _reduced_rows(operator.to("cpu", torch.float64), 0.02 * tolerance)
     gram = rows.new_zeros(len(rows), len(rows))
     for start in range(0, len(rows), 512):  # the lower triangle alone
         block = slice(start, start + 512)
         gram[start:, block] = rows[start:] @ rows[block].T
     # What is left out shifts s^2 by its sum: small beside the smallest s^2 that is kept. (The
     # largest diagonal element is a lower bound of the largest s^2.)
-    stop = 1e-3 * tolerance**2 * float(gram.diagonal().max())
-    factor, order, rank, _ = lapack.dpstrf(gram.numpy(), tol=stop, lower=1)
-    lower = torch.as_tensor(np.tril(factor)[:, :rank])
+    stop = 1e-2 * tolerance**2 * float(gram.diagonal().max())
+    # LAPACK counts columns first: there, the transpose is in place, and an upper triangle.
+    factor, order, rank, _ = lapack.dpstrf(gram.numpy().T, tol=stop, lower=0, overwrite_a=1)
+    upper = np.triu(factor)[:rank]  # L^T
     chosen = rows[torch.as_tensor(order[:rank] - 1, dtype=torch.int64)]
     del rows, gram, factor
-    values, vectors = torch.linalg.eigh(lower.T @ lower)
+    values, vectors = torch.linalg.eigh(torch.as_tensor(blas.dsyrk(1.0, upper)), UPLO="U")
     keep = torch.nonzero(values > tolerance**2 * values[-1]).flatten().flip(0)
-    vectors = torch.linalg.solve_triangular(lower[:rank].T, vectors[:, keep], upper=True)
+    square = torch.as_tensor(upper[:, :rank])
+    vectors = torch.linalg.solve_triangular(square, vectors[:, keep], upper=True)
     dtype = operator.like.dtype
     return values[keep].sqrt(), vectors.T.to(dtype) @ chosen.to(dtype)
 
 
 def _reduced_rows(operator: BornScattering, tolerance: float) -> Tensor:
-    """Z (n, N^2): A's rows up to a unitary map of each transmitter's data."""
-    transmitters = operator.geometry.data_shape[0]
-    real, imaginary = operator.incident.chunk(2)
-    expansion, waves = operator.receivers.expansion.T, operator.receivers.waves
+    """Z (n, N^2): A's rows up to a unitary map of each transmitter's data.
+
+    Receivers' functions of norm below `tolerance` times the largest are left out.
+    """
+    receivers = operator.receivers
+    unit = torch.eye(receivers.rank, dtype=torch.float64)
+    basis, triangle = torch.linalg.qr(receivers.join(receivers.sums(unit)).T)
+    expansion = receivers.expansion.T @ triangle.T.to(receivers.expansion)
+    fields = torch.complex(*receivers.join(operator.incident.unbind()).chunk(2))
+    known: dict[bytes, Tensor] = {}  # transmitters with the same receivers share their functions
     rows = []
-    for t in range(transmitters):
-        recorded = expansion[operator.receivers.mask[t]]
-        values, vectors = torch.linalg.eigh(recorded.mH @ recorded)
-        keep = values > (tolerance * tolerance) * values[-1].clamp_min(0)
-        root = values[keep].sqrt()[:, None] * vectors[:, keep].mH
-        receivers = torch.complex(root.real @ waves, root.imag @ waves)
-        products = receivers * torch.complex(real[t], imaginary[t])
+    for mask, field in zip(receivers.mask, fields, strict=True):
+        key = mask.numpy().tobytes()
+        if key not in known:
+            _, values, vectors = torch.linalg.svd(expansion[mask], full_matrices=False)
+            keep = values > tolerance * values[:1]
+            known[key] = (values[keep, None] * vectors[keep]) @ basis.T.to(vectors)
+        products = known[key] * field
         rows += [products.real, products.imag]
     return torch.cat(rows)

@@ -23,7 +23,8 @@ from torch import Tensor
 from lmaps_science.arrays import complex_dtype
 from lmaps_science.linalg import bicgstab
 from lmaps_science.operators import Operator
-from lmaps_science.physics.scattering import Receivers, ScatteringGeometry, as_tensor, green
+from lmaps_science.physics.receivers import Receivers, as_tensor
+from lmaps_science.physics.scattering_geometry import ScatteringGeometry, green
 
 __all__ = ["FullWaveScattering"]
 
@@ -103,13 +104,15 @@ class FullWaveScattering(Operator):
         with torch.no_grad():
             u = self.fields(x)
             currents = (u * x).flatten(2)
-            y = self.receivers.record(torch.cat([currents.real, currents.imag], dim=1))
+            rows = torch.cat([currents.real, currents.imag], dim=1)
+            y = self.receivers.record(self.receivers.split(rows))
 
         def pull(v: Tensor) -> Tensor:
             self._check_data(v)
             with torch.no_grad():
                 # spread is S^H v; the conjugate of it is the source of the adjoint field
-                real, imaginary = self.receivers.spread(v.to(y.dtype)).chunk(2, dim=1)
+                rows = self.receivers.join(self.receivers.spread(v.to(y.dtype)))
+                real, imaginary = rows.chunk(2, dim=1)
                 source = torch.complex(real, -imaginary).unflatten(-1, self.image_shape[1:])
                 return (u * self._solve(x, source)).real.sum(dim=1, keepdim=True)
 

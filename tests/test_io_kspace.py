@@ -1,3 +1,4 @@
+import tracemalloc
 from pathlib import Path
 
 import h5py
@@ -99,6 +100,51 @@ def test_slices_are_read_one_at_a_time(tmp_path):
         np.testing.assert_array_equal(file[2]["kspace"].values, data[2])
         with pytest.raises(DataError, match="slice 1 is damaged"):
             file[1]
+
+
+def huge_fastmri(path, shape):
+    with h5py.File(path / "scan.h5", "w") as file:
+        file.create_dataset("kspace", shape, np.complex64, chunks=(1, *shape[1:]))[700] = 1j
+    return path / "scan.h5"
+
+
+def huge_contiguous_hdf5(path, shape):
+    with h5py.File(path / "scan.h5", "w") as file:
+        file.create_dataset("kspace", shape, np.complex64)[700] = 1j
+    return path / "scan.h5"
+
+
+def huge_npy(path, shape):
+    array = np.lib.format.open_memmap(path / "k.npy", "w+", np.complex64, shape)
+    array[700] = 1j
+    return path / "k.npy"
+
+
+def huge_bart(path, shape):
+    slices, coils, height, width = shape
+    (path / "k.hdr").write_text(f"# Dimensions\n{height} {width} 1 {coils} {slices}\n")
+    with open(path / "k.cfl", "wb") as file:
+        file.truncate(8 * int(np.prod(shape)))
+        file.seek(8 * 700 * coils * height * width)
+        file.write(np.full(shape[1:], 1j, np.complex64).tobytes())
+    return path / "k.cfl"
+
+
+@pytest.mark.parametrize("write", [huge_fastmri, huge_contiguous_hdf5, huge_npy, huge_bart])
+def test_a_volume_of_10_gb_is_never_loaded(tmp_path, write):
+    """The files are sparse: what was not written takes no room on the disk."""
+    shape = (1600, 8, 320, 320)
+    path = write(tmp_path, shape)
+    if path.stat().st_blocks * 512 > 1e9:
+        pytest.skip("this file system has no sparse files")
+    tracemalloc.start()
+    with open_kspace(path) as file:
+        assert (len(file), *file.shape) == shape
+        item = file[700]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (item["kspace"] == 1j).all()
+    assert peak < 5 * item["kspace"].nbytes  # of 6.6 MB
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 7), (2, 3, 8, 7)])

@@ -66,6 +66,16 @@ def test_shipped_manifests_are_complete():
         assert file.sha256 or "cannot be verified" in file.notes, name
 
 
+def test_data_behind_a_registration_are_explained(tmp_path, monkeypatch):
+    monkeypatch.setattr(manifests, "_cache", lambda: tmp_path / "cache")
+    with pytest.raises(DataError, match=r"https://fastmri.med.nyu.edu/ and put it .*LMAPS_DATA"):
+        fetch("fastmri_knee_val", tmp_path)
+    assert "Register" in list_data()["fastmri_knee_val"].notes
+    (tmp_path / "fastmri").mkdir()
+    (tmp_path / "fastmri" / "file1000000.h5").write_bytes(b"not looked into here")
+    assert fetch("fastmri_knee_val", tmp_path).name == "file1000000.h5"
+
+
 def test_measured_copies_are_those_of_the_manifests(data_dir):
     found = {name: find(name, data_dir) for name in list_data()}
     assert found["m87_2017_095_lo"]

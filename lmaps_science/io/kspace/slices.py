@@ -102,7 +102,7 @@ class KSpaceFile:
             raise DataError(f"{where} is damaged ({error}): copy or download it again.") from error
         arrays["kspace"] = checked_kspace(where, arrays["kspace"])
         _check_companions(where, arrays)
-        if self._crop:
+        if self._crop and self._source.shape[1:] != CROP:
             arrays = _benchmark_crop(where, arrays)
         return self._labelled(index, arrays)
 

@@ -7,9 +7,11 @@ The methods are to be tuned on seed 3 (--phantom-seed 3). Robustness, at 180
 receivers with --cases: noise 10 and 100 times larger, noise mis-stated by 2, half of the receivers
 or of the transmitters lost, an aperture of 180 degrees. One sample each.
 
-A row that is already in the file is not computed again, so an interrupted run goes on. Methods that
-need singular vectors (marked SVD) take minutes and 5 GB for the first image of each geometry; with
---no-svd they are left out. --npix 32 --prior gaussian tries everything in a minute.
+A row that is already in the file is not computed again, so an interrupted run goes on. Local
+problems are solved by singular vectors, which take a minute or two and 5 GB for the first image of
+each geometry; where receivers or transmitters are lost, at random for each image, and with
+--no-svd, they are solved by conjugate gradients, and DDRM and DDNM left out. --npix 32 --prior
+gaussian tries everything in a minute.
 """
 
 import argparse
@@ -43,19 +45,27 @@ SCORES = ["psnr", "ssim", "relative_misfit"]
 FIELDS = ["case", "receivers", "image", "method", *SCORES, "operator_calls", "denoiser_calls",
           "seconds"]  # fmt: skip
 CG = ConjugateGradient(30, 1e-3)
-METHODS = {
-    "LMAPS, CG": LMAPS(30, local=CG, sigma_max=20.0, sigma_min=0.02),
-    "LMAPS, SVD": LMAPS(30, local=ExactSVD(), sigma_max=20.0, sigma_min=0.02),
-    "LMAPS, Table 4": TABLE_4,
-    "DDRM, SVD": DDRM(20),
-    "DDNM, SVD": DDNM(100),
-    "PiGDM": PiGDM(100, prior_std=0.4, local=CG),
-    "DPS": DPS(500),
-    "DiffPIR": DiffPIR(100, local=CG),
-    "RED-diff": REDDiff(500, 0.25, 0.02),
-    "PnP-DM": PnPDM(40, local=PerturbAndMAP(CG)),
-    "DAPS": DAPS(40, local=PerturbAndMAP(CG), sigma_max=20.0, sigma_min=0.02),
-}
+
+
+def methods(svd: bool) -> dict:
+    """Every diffusion method, its linear problems solved by singular vectors or by CG."""
+    local = ExactSVD() if svd else CG
+    draw = PerturbAndMAP(local)
+    levels = {"sigma_max": 20.0, "sigma_min": 0.02}
+    found = {
+        "LMAPS": LMAPS(30, local=local, **levels),
+        "LMAPS, CG": LMAPS(30, local=CG, **levels),
+        "LMAPS, Table 4": TABLE_4,
+        "PiGDM": PiGDM(100, prior_std=0.4, local=local),
+        "DPS": DPS(300),
+        "DiffPIR": DiffPIR(100, local=local),
+        "RED-diff": REDDiff(500, 0.25, 0.02),
+        "PnP-DM": PnPDM(40, local=draw),
+        "DAPS": DAPS(40, local=draw, **levels),
+    }
+    return found | ({"DDRM": DDRM(20), "DDNM": DDNM(100)} if svd else {})
+
+
 CLASSICAL = {
     "FBP": lambda misfit: filtered_back_propagation(misfit, born(misfit).geometry),
     "Tikhonov": lambda misfit: tikhonov(misfit, 1e-3),
@@ -78,11 +88,11 @@ def born(misfit):
     return getattr(misfit.operator, "operator", misfit.operator)
 
 
-def reconstruct(problem, name: str, receivers: int) -> tuple[np.ndarray, dict]:
+def reconstruct(problem, name: str, receivers: int, svd: bool) -> tuple[np.ndarray, dict]:
     """An image (H, W) of the contrast, and the calls it took."""
     if name in CLASSICAL:
         return CLASSICAL[name](problem.physical)[0, 0].numpy(), {}
-    solver = METHODS[name]
+    solver = methods(svd)[name]
     if solver is TABLE_4:
         solver = TABLE_4[f"scattering_{receivers}"]
     try:
@@ -108,8 +118,12 @@ def todo(arguments) -> Iterator[tuple[str, int, int, dict]]:
                 yield case, receivers, k, overrides
 
 
-def run(arguments, names: list[str]) -> None:
+def run(arguments) -> None:
     """Compute the rows that are missing."""
+
+    def wanted(name: str) -> bool:
+        return not arguments.methods or any(part in name for part in arguments.methods)
+
     done = set()
     if arguments.out.exists():
         with arguments.out.open() as file:
@@ -119,29 +133,26 @@ def run(arguments, names: list[str]) -> None:
         if not done:
             writer.writeheader()
         for case, receivers, k, overrides in todo(arguments):
-            keys = {name: (case, str(receivers), str(k), name) for name in names}
             # A mask of its own for every image would need singular vectors of its own.
-            lost = any("missing" in key for key in overrides)
-            missing = [
-                n for n, key in keys.items() if key not in done and not (lost and "SVD" in n)
-            ]
-            for svd in (False, True):
-                chosen = [n for n in missing if ("SVD" in n) == svd]
-                if not chosen:
-                    continue
-                changes = {**overrides, "physics.svd": svd}
+            svd = not (arguments.no_svd or any("missing" in key for key in overrides))
+            names = [n for n in (*CLASSICAL, *methods(svd)) if wanted(n)]
+            keys = {name: (case, str(receivers), str(k), name) for name in names}
+            missing = [n for n, key in keys.items() if key not in done]
+            if missing:
                 problem = load_problem(
-                    f"scattering/linear_{receivers}", prior=arguments.prior, overrides=changes
+                    f"scattering/linear_{receivers}",
+                    prior=arguments.prior,
+                    overrides={**overrides, "physics.svd": svd},
                 )
-                for name in chosen:
-                    started = time.perf_counter()
-                    image, calls = reconstruct(problem, name, receivers)
-                    seconds = f"{time.perf_counter() - started:.2f}"
-                    found = problem.evaluate(image[None])
-                    scores = {n: f"{found[n][0]:.5f}" for n in SCORES}
-                    row = dict(zip(FIELDS, keys[name], strict=False))
-                    writer.writerow({**row, **scores, **calls, "seconds": seconds})
-                    file.flush()
+            for name in missing:
+                started = time.perf_counter()
+                image, calls = reconstruct(problem, name, receivers, svd)
+                seconds = f"{time.perf_counter() - started:.2f}"
+                found = problem.evaluate(image[None])
+                scores = {n: f"{found[n][0]:.5f}" for n in SCORES}
+                row = dict(zip(FIELDS, keys[name], strict=False))
+                writer.writerow({**row, **scores, **calls, "seconds": seconds})
+                file.flush()
 
 
 def report(path: Path) -> None:
@@ -175,13 +186,10 @@ def main() -> None:
     parser.add_argument("--phantom-seed", type=int, default=2, help="3: to tune")
     parser.add_argument("--npix", type=int, default=128)
     parser.add_argument("--methods", nargs="+", help="only these (parts of names)")
-    parser.add_argument("--no-svd", action="store_true", help="leave out what needs an SVD")
+    parser.add_argument("--no-svd", action="store_true", help="no singular vectors")
     parser.add_argument("--prior", help="another prior than the shipped one")
     arguments = parser.parse_args()
-    names = [n for n in (*CLASSICAL, *METHODS) if not (arguments.no_svd and "SVD" in n)]
-    if arguments.methods:
-        names = [n for n in names if any(part in n for part in arguments.methods)]
-    run(arguments, names)
+    run(arguments)
     report(arguments.out)
 
 

@@ -10,8 +10,9 @@ import torch
 from typer.testing import CliRunner
 
 from lmaps_science import cli
-from lmaps_science.arrays import centred_fft2
+from lmaps_science.arrays import centred_fft2, centred_ifft2
 from lmaps_science.io import read_netcdf, write_cfl
+from lmaps_science.physics.sampling import line_mask
 
 COILS, HEIGHT, WIDTH = SHAPE = 4, 48, 40
 LINES = np.isin(np.arange(WIDTH), [*range(0, WIDTH, 3), *range(14, 26)])
@@ -85,35 +86,75 @@ def fastmri_with_companions(folder, kspace, maps):
     return folder / "scan.h5", ("maps.source=file",)
 
 
+def fastmri_with_maps(folder, kspace, maps):
+    with h5py.File(folder / "scan.h5", "w") as file:
+        file["kspace"], file["s_maps"] = kspace[None], maps[None]
+    return folder / "scan.h5", ("maps.source=file",)
+
+
+def fastmri_with_mask(folder, kspace, maps):
+    with h5py.File(folder / "scan.h5", "w") as file:
+        file["kspace"], file["mask"] = kspace[None], LINES.astype(np.float32)
+    return folder / "scan.h5", ()
+
+
 def inversebench(folder, kspace, maps):
-    lmdb = pytest.importorskip("lmdb")
     square = (slice(None), slice(4, 44), slice(None))  # its images are square
-    arrays = {"kspace": kspace[square], "s_maps": maps[square], "mvue": maps[0][4:44]}
+    return write_lmdb(folder, kspace[square], maps[square], maps[0][4:44]), ()
+
+
+def write_lmdb(folder, kspace, maps, image):
+    lmdb = pytest.importorskip("lmdb")
+    arrays = {"kspace": kspace, "s_maps": maps, "mvue": image}
     for name, value in arrays.items():
-        database = lmdb.open(str(folder / name), map_size=1 << 20)
+        database = lmdb.open(str(folder / name), map_size=1 << 24)
         with database.begin(write=True) as transaction:
             transaction.put(b"0", value.tobytes())
         database.close()
-    return folder, ()
+    return folder
 
 
 def raw(folder, kspace, maps):
+    return write_raw(folder, [kspace]), ()
+
+
+def raw_with_slices_and_noise(folder, kspace, maps):
+    noise = 0.02 * np.random.default_rng(1).normal(size=(2, COILS, 500))
+    path = write_raw(folder, [0.1 * kspace, kspace], (noise[0] + 1j * noise[1]))
+    return path, ("kspace.slice=1", "noise.prewhiten=true")
+
+
+def write_raw(folder, slices, noise=None):
     ismrmrd = pytest.importorskip("ismrmrd")
     dataset = ismrmrd.Dataset(str(folder / "scan.mrd"), "dataset", create_if_needed=True)
     dataset.write_xml_header(HEADER.encode())
-    for line in np.flatnonzero(LINES):
-        readout = ismrmrd.Acquisition.from_array(np.ascontiguousarray(kspace[:, :, line]))
+    if noise is not None:
+        scan = ismrmrd.Acquisition.from_array(noise.astype(np.complex64))
+        scan.set_flag(ismrmrd.ACQ_IS_NOISE_MEASUREMENT)
+        dataset.append_acquisition(scan)
+    for index, line in ((i, k) for i in range(len(slices)) for k in np.flatnonzero(LINES)):
+        readout = ismrmrd.Acquisition.from_array(np.ascontiguousarray(slices[index][:, :, line]))
         readout.center_sample, readout.idx.kspace_encode_step_1 = HEIGHT // 2, int(line)
+        readout.idx.slice = index
         dataset.append_acquisition(readout)
     dataset.close()
-    return folder / "scan.mrd", ()
+    return folder / "scan.mrd"
 
 
-@pytest.mark.parametrize(
-    "write",
-    [npy, bart, fastmri, fastmri_with_companions, inversebench, raw],
-    ids=lambda w: w.__name__,
-)
+EVERY_FORMAT = [
+    npy,
+    bart,
+    fastmri,
+    fastmri_with_companions,
+    fastmri_with_maps,
+    fastmri_with_mask,
+    inversebench,
+    raw,
+    raw_with_slices_and_noise,
+]
+
+
+@pytest.mark.parametrize("write", EVERY_FORMAT, ids=lambda w: w.__name__)
 def test_every_format_is_reconstructed(scan, tmp_path, write):
     kspace, maps = scan
     source = tmp_path / "source"
@@ -161,9 +202,80 @@ def test_results_are_described(scan, tmp_path):
 
 def test_cards_are_listed_and_shown():
     listed = lmaps("problems").stdout
-    assert all(f"mri/{name}" in listed for name in ("brain_raw", "kspace", "simulated"))
+    assert all(f"mri/{name}" in listed for name in ("brain_raw", "kspace", "inversebench"))
     shown = lmaps("problems", "mri/brain_raw").stdout
     assert all(key in shown for key in ("hold_out: 0.0", "maps_file: null", "source: calibration"))
+
+
+# ---------------------------------------------------------------- the benchmark
+
+
+@pytest.fixture(scope="module")
+def full_scan():
+    """A disc of 320 x 320 seen by three coils: k-space with noise, maps of norm 1, its MVUE."""
+    y, x = np.mgrid[-1:1:320j, -1:1:320j]
+    maps = np.stack([np.exp(-((y - a) ** 2) - (x - b) ** 2 + 1j * a * x) for a, b in CORNERS])
+    maps = (maps / np.sqrt((np.abs(maps) ** 2).sum(0))).astype(np.complex64)
+    image = 3 * ((y / 0.8) ** 2 + (x / 0.6) ** 2 < 1) * (1 + 0.3 * np.cos(20 * y))
+    noise = 0.05 * np.random.default_rng(0).normal(size=(2, *maps.shape))
+    kspace = centred_fft2(torch.as_tensor(maps * image)).numpy() + noise[0] + 1j * noise[1]
+    coils = centred_ifft2(torch.as_tensor(kspace)).numpy()
+    return kspace.astype(np.complex64), maps, (maps.conj() * coils).sum(0).astype(np.complex64)
+
+
+CORNERS = ((-1, -1), (-1, 1), (1, 0))
+
+
+def benchmark_run(folder, data, *settings):
+    arguments = ["run", "mri/inversebench", "--data", data, "--prior", "gaussian", "-q"]
+    arguments += ["--samples", 1, "--device", "cpu", "--out", folder / "out"]
+    for setting in ("solver.levels=3", *settings):
+        arguments += ["--set", setting]
+    outcome = lmaps(*arguments)
+    assert outcome.exit_code == 0, outcome.output
+    return outcome, read_netcdf(folder / "out" / "result.nc")
+
+
+@pytest.mark.parametrize(("acceleration", "lines"), [(4, 80), (8, 40)])
+@pytest.mark.parametrize("noiseless", [True, False])
+def test_the_benchmark_on_its_own_files(full_scan, tmp_path, acceleration, lines, noiseless):
+    kspace, maps, image = full_scan
+    data = write_lmdb(tmp_path, kspace, maps, image)
+    settings = (f"sampling.acceleration={acceleration}", f"kspace.noiseless={noiseless}".lower())
+    outcome, result = benchmark_run(tmp_path, data, *settings)
+    expected = line_mask((320, 320), acceleration)  # columns, seed 0
+    assert expected[0].sum() == lines
+    np.testing.assert_array_equal(result["mask"], expected)
+    truth = result["truth"].values[0] + 1j * result["truth"].values[1]
+    np.testing.assert_allclose(truth, image / np.percentile(np.abs(image), 99), atol=1e-4)
+    assert "99th percentile 1, by the fully sampled image" in outcome.stdout
+    assert result.attrs["scaled_by"] == "the fully sampled image"
+    assert result.attrs["card"]["kspace"]["noiseless"] is noiseless
+    data = centred_fft2(torch.as_tensor(maps * image)).numpy() if noiseless else kspace
+    coils = centred_ifft2(torch.as_tensor(data * expected)).numpy()
+    zero_filled = (maps.conj() * coils).sum(0)
+    have = result["zero_filled"].values[0] + 1j * result["zero_filled"].values[1]
+    np.testing.assert_allclose(have * np.percentile(np.abs(image), 99), zero_filled, atol=2e-3)
+
+
+def test_the_benchmark_crops_files_of_fastmri(full_scan, tmp_path):
+    """Rows are cropped in image space: an oversampled readout gives the same image."""
+    kspace, maps, image = full_scan
+    coils = centred_ifft2(torch.as_tensor(kspace)).numpy()
+    wide = np.pad(coils, ((0, 0), (40, 40), (0, 0)))
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        file["kspace"] = centred_fft2(torch.as_tensor(wide)).numpy()[None]
+        file["s_maps"] = np.pad(maps, ((0, 0), (40, 40), (0, 0)))[None]
+    result = benchmark_run(tmp_path, tmp_path / "scan.h5")[1]
+    truth = result["truth"].values[0] + 1j * result["truth"].values[1]
+    np.testing.assert_allclose(truth, image / np.percentile(np.abs(image), 99), atol=1e-3)
+    assert "maps the file's" in result.attrs["data"]
+    with h5py.File(tmp_path / "scan.h5", "a") as file:
+        del file["s_maps"]
+    arguments = ["--data", tmp_path / "scan.h5", "--prior", "gaussian", "--out", tmp_path / "no"]
+    outcome = lmaps("run", "mri/inversebench", *arguments)
+    assert outcome.exit_code == 1
+    assert "holds no maps" in outcome.stderr
 
 
 # ---------------------------------------------------------------- what cannot be reconstructed

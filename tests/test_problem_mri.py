@@ -10,6 +10,8 @@ from lmaps_science.arrays import centred_fft2
 from lmaps_science.io import DataError, read_netcdf, write_cfl, write_netcdf
 from lmaps_science.manifests import shipped_folder
 from lmaps_science.metrics import magnitudes, psnr
+from lmaps_science.problem import load_card
+from lmaps_science.solvers.lmaps import TABLE_4
 
 pytest.importorskip("sigpy", reason="simulated coils take the extra mri")
 SMALL = {"kspace.npix": 64, "kspace.coils": 4, "solver.levels": 4, "solver.sigma_min": 0.02}
@@ -239,6 +241,13 @@ def test_the_noiseless_variant_has_the_data_of_its_own_image(kspace, tmp_path):
     path = save(tmp_path, kspace[0])
     problem = from_file(path, **{"kspace.noiseless": True, "maps.source": "full"})
     assert problem.evaluate(problem.truth.values[None])["data_misfit"] < 1e-3
+
+
+def test_paper_presets_are_those_of_table_4():
+    card = load_card("mri/inversebench")
+    assert card.solver("paper_noiseless_4") == TABLE_4["mri_4_noiseless"]
+    for name in ("mri_4_raw", "mri_8_noiseless", "mri_8_raw"):
+        assert card.solver("paper") == TABLE_4[name]
 
 
 def with_nan(data):

@@ -59,6 +59,16 @@ def test_singular_vectors_are_orthonormal_and_rebuild_the_operator(pair):
     torch.testing.assert_close(inner(svd.Ut(y), c), inner(y, svd.U(c)).real)
 
 
+def test_single_precision_vectors_are_orthonormal_too():
+    """Or the noise of the weakest data is not what the methods that use them are told."""
+    geometry = ScatteringGeometry.benchmark(60, npix=24)
+    svd = BornSVD(BornScattering(geometry, conjugate_incident=True), cache=None)
+    assert svd.singular_values.max() > 900 * svd.singular_values.min()
+    unit = torch.eye(len(svd.singular_values))
+    torch.testing.assert_close(svd.Vt(svd.V(unit)), unit, rtol=0, atol=1e-6)
+    torch.testing.assert_close(svd.Ut(svd.U(unit)), unit, rtol=0, atol=1e-3)
+
+
 def test_pseudo_inverse_and_damped_solve(pair):
     operator, svd = pair
     matrix, y = dense(operator), random_data(operator)

@@ -28,7 +28,7 @@ from lmaps_science.physics.scattering import BornScattering
 
 __all__ = ["BornSVD"]
 
-_VERSION = 2  # of the cached files; a change of the computation makes them obsolete
+_VERSION = 3  # of the cached files; a change of the computation makes them obsolete
 
 
 class BornSVD(SVDOperator):
@@ -130,8 +130,9 @@ def decompose(operator: BornScattering, tolerance: float) -> tuple[Tensor, Tenso
     keep = torch.nonzero(values > tolerance**2 * values[-1]).flatten().flip(0)
     square = torch.as_tensor(upper[:, :rank])
     vectors = torch.linalg.solve_triangular(square, vectors[:, keep], upper=True)
-    dtype = operator.like.dtype
-    return values[keep].sqrt(), vectors.T.to(dtype) @ chosen.to(dtype)
+    # In double precision: the coefficients cancel by as much as the singular values differ.
+    blocks = [(block.T @ chosen).to(operator.like.dtype) for block in vectors.split(512, dim=1)]
+    return values[keep].sqrt(), torch.cat(blocks)
 
 
 def _reduced_rows(operator: BornScattering, tolerance: float) -> Tensor:

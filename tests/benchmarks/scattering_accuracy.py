@@ -51,17 +51,17 @@ def methods(svd: bool) -> dict:
     """Every diffusion method, its linear problems solved by singular vectors or by CG."""
     local = ExactSVD() if svd else CG
     draw = PerturbAndMAP(local)
-    levels = {"sigma_max": 20.0, "sigma_min": 0.02}
+    levels = {"sigma_max": 20.0, "sigma_min": 0.005}
     found = {
-        "LMAPS": LMAPS(30, local=local, **levels),
-        "LMAPS, CG": LMAPS(30, local=CG, **levels),
+        "LMAPS, SVD": LMAPS(40, local=local, **levels),
+        "LMAPS, CG": LMAPS(40, local=CG, **levels),
         "LMAPS, Table 4": TABLE_4,
         "PiGDM": PiGDM(100, prior_std=0.4, local=local),
         "DPS": DPS(300),
-        "DiffPIR": DiffPIR(100, local=local),
-        "RED-diff": REDDiff(500, 0.25, 0.02),
-        "PnP-DM": PnPDM(40, local=draw),
-        "DAPS": DAPS(40, local=draw, **levels),
+        "DiffPIR": DiffPIR(100, 1.0, local=local),
+        "RED-diff": REDDiff(500, 1e-4, 0.02),
+        "PnP-DM": PnPDM(40, prior_steps=5, local=draw, rho_max=1.0),
+        "DAPS": DAPS(40, ode_steps=3, radius=0.5, local=draw, **levels),
     }
     return found | ({"DDRM": DDRM(20), "DDNM": DDNM(100)} if svd else {})
 
@@ -69,7 +69,7 @@ def methods(svd: bool) -> dict:
 CLASSICAL = {
     "FBP": lambda misfit: filtered_back_propagation(misfit, born(misfit).geometry),
     "Tikhonov": lambda misfit: tikhonov(misfit, 1e-3),
-    "FISTA-TV": lambda misfit: fista_tv(misfit, 1e-4, iterations=300),
+    "FISTA-TV": lambda misfit: fista_tv(misfit, 3e-4, iterations=200),
 }
 CASES = {
     "standard": {},

@@ -53,8 +53,8 @@ def methods(svd: bool) -> dict:
     draw = PerturbAndMAP(local)
     levels = {"sigma_max": 20.0, "sigma_min": 0.005}
     found = {
-        "LMAPS, SVD": LMAPS(40, local=local, **levels),
-        "LMAPS, CG": LMAPS(40, local=CG, **levels),
+        "LMAPS, SVD": LMAPS(40, kappa=3.0, local=local, **levels),
+        "LMAPS, CG": LMAPS(40, kappa=3.0, local=CG, **levels),
         "LMAPS, Table 4": TABLE_4,
         "PiGDM": PiGDM(100, prior_std=0.4, local=local),
         "DPS": DPS(300),

@@ -45,8 +45,8 @@ FIELDS = ["setting", "case", "image", "method", *SCORES, "operator_calls", "deno
           "seconds"]  # fmt: skip
 CG = ConjugateGradient(15, 1e-2)
 METHODS = {
-    "LMAPS, default": (None, 1),
-    "LMAPS, default, 4 samples": (None, 4),
+    "LMAPS, one sample": (None, 1),
+    "LMAPS, mean of 4": (None, 4),
     "LMAPS, Table 4": (TABLE_4["mri_4_raw"], 1),
     "DiffPIR": (DiffPIR(60, 1.0, local=CG), 1),
     "PiGDM": (PiGDM(50, prior_std=0.4, local=CG), 1),

@@ -161,6 +161,16 @@ def test_measured_slice_gives_maps_from_its_central_lines(data_dir):
 # ---------------------------------------------------------------- noise
 
 
+def test_zeros_that_were_filled_in_are_no_noise():
+    """As in files that hold a Poisson disc of samples: seven of eight corner samples are zero."""
+    rng = np.random.default_rng(0)
+    k = (rng.normal(size=(8, 64, 64)) + 1j * rng.normal(size=(8, 64, 64))) / np.sqrt(2)
+    filled = k * (rng.random((64, 64)) < 0.125)
+    assert estimate_noise(filled) == pytest.approx(1, abs=0.1)
+    assert estimate_noise(filled, np.ones((64, 64), bool)) == pytest.approx(1, abs=0.1)
+    assert estimate_noise(0 * k, np.ones((64, 64), bool)) == 0
+
+
 def coloured(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Correlated noise of 4 coils, and its covariance."""
     factor = np.linalg.cholesky(np.diag([1.0, 2, 3, 4]) + 0.4)

@@ -191,6 +191,8 @@ def estimate_noise(kspace: ArrayLike, mask: ArrayLike | None = None) -> float:
     """
     n = _noise_samples("estimate_noise", kspace, mask)
     level, k = _median_power(n), np.asarray(kspace)
+    if not level.any():
+        return 0.0
     if k.ndim == 2 or len(n) == 1:
         return float(np.sqrt(level.mean()))
     scale = 1 / np.sqrt(np.maximum(level, np.finfo(np.float64).tiny))[:, None]
@@ -238,6 +240,8 @@ def _noise_samples(owner: str, samples: ArrayLike, mask: ArrayLike | None) -> np
         k = _checked_kspace(owner, n)
         radius = np.where(_acquired(owner, k, mask), _radius(k.shape[1:]), 0)
         n = k[:, radius >= min(1, 0.95 * radius.max())]  # an ellipse may have no corner
+        measured = (n != 0).any(0)  # zeros that were filled in tell nothing of the noise
+        n = n[:, measured] if measured.any() else n
     if n.ndim != 2 or not np.iscomplexobj(n) or n.shape[1] < 10 * len(n):
         raise ValueError(
             f"{owner}: {n.shape[-1]} noise samples of dtype {n.dtype} for {len(n)} coils, expected "

@@ -50,8 +50,13 @@ class FullWaveScattering(Operator):
     Raises:
         RuntimeError: the fields of an image do not converge (with the residual).
 
-    Warns (UserWarning) when an image has fewer than 8 pixels per wavelength in its densest medium;
-    with 10, the fields in a disc of eps_r 3 one free-space wavelength wide are right to 1 %.
+    Accuracy: sums over pixels take f for smooth. Against the series of dielectric cylinders with
+    eps_r from 1.5 to 3, 0.6 to 1.2 wavelengths wide, at 10 pixels per wavelength in the medium,
+    fields and data are wrong by up to 1.2 % where a pixel on the edge holds the share that the
+    cylinder covers; by up to 0.5 % where the smoothing that this means is taken back, with
+    f - Laplacian(f) / 24. Either way the error falls as the square of the pixel or faster.
+
+    Warns (UserWarning) when an image has fewer than 8 pixels per wavelength in its densest medium.
     """
 
     def __init__(

@@ -39,4 +39,7 @@ class ExactSVD:
         # The equation divided by w / v, so that the damping is all that depends on the level.
         scale = misfit.variance / problem.misfit_weight
         b = -scale * problem.gradient(problem.denoised)[0]
-        return problem.denoised + operator.solve_normal(b, scale * problem.prior_weight)
+        # b lies in the span of V but for what the decomposition left out, which `solve_normal` would
+        # divide by the damping alone: at high noise levels a leak of 1e-5 became the largest term.
+        coefficients = operator.Vt(b) / (operator.singular_values**2 + scale * problem.prior_weight)
+        return problem.denoised + operator.V(coefficients)

@@ -41,5 +41,6 @@ class ExactSVD:
         b = -scale * problem.gradient(problem.denoised)[0]
         # b lies in the span of V but for what the decomposition left out, which `solve_normal` would
         # divide by the damping alone: at high noise levels a leak of 1e-5 became the largest term.
-        coefficients = operator.Vt(b) / (operator.singular_values**2 + scale * problem.prior_weight)
+        damping = scale * problem.prior_weight
+        coefficients = operator.Vt(b) / (operator.singular_values**2 + damping)
         return problem.denoised + operator.V(coefficients)

@@ -39,8 +39,9 @@ class ExactSVD:
         # The equation divided by w / v, so that the damping is all that depends on the level.
         scale = misfit.variance / problem.misfit_weight
         b = -scale * problem.gradient(problem.denoised)[0]
-        # b lies in the span of V but for what the decomposition left out, which `solve_normal` would
-        # divide by the damping alone: at high noise levels a leak of 1e-5 became the largest term.
+        # b lies in the span of V but for what the decomposition left out, which `solve_normal`
+        # would divide by the damping alone: at high noise levels a leak of 1e-5 became the largest
+        # term.
         damping = scale * problem.prior_weight
         coefficients = operator.Vt(b) / (operator.singular_values**2 + damping)
         return problem.denoised + operator.V(coefficients)

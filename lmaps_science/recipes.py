@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lmaps_science.phantoms import BlackHoleImages, BrainSlices, NucleiImages
@@ -40,6 +40,9 @@ def _unet(**options: Any) -> dict[str, Any]:
     }
 
 
+# Data that determine an image well need low noise levels, and no covariance beside the network.
+_PRECISE = TrainingSettings(batch_size=8, learning_rate=1e-3, log_sigma_std=1.7, covariance_rank=0)
+
 RECIPES = {
     "black_hole": Recipe(
         lambda npix, seed: BlackHoleImages(npix, seed=seed),
@@ -53,24 +56,12 @@ RECIPES = {
         _unet(
             patch=2, sigma_data=0.4, model_channels=32, channel_mult=[1, 2, 4], attn_resolutions=[]
         ),
-        TrainingSettings(
-            batch_size=8,
-            learning_rate=1e-3,
-            log_sigma_mean=-1.2,
-            log_sigma_std=1.7,
-            covariance_rank=0,
-        ),
+        replace(_PRECISE, log_sigma_mean=-1.2),
     ),
     "nuclei": Recipe(
         lambda npix, seed: NucleiImages(npix, seed),
         128,
         _unet(patch=4, model_channels=64, channel_mult=[1, 2, 2], attn_resolutions=[8]),
-        TrainingSettings(
-            batch_size=8,
-            learning_rate=1e-3,
-            log_sigma_mean=-1.0,
-            log_sigma_std=1.7,
-            covariance_rank=0,
-        ),
+        replace(_PRECISE, log_sigma_mean=-1.0),
     ),
 }

@@ -122,9 +122,9 @@ class BrainSlices:
         chances = {k: p for k, p in FAMILIES.items() if not (self.whole and k == "photograph")}
         shares = np.array(list(chances.values()))
         family = str(rng.choice(list(chances), p=shares / shares.sum()))
-        fat = torch.zeros(self.npix, self.npix)
         if family == "photograph":
             magnitude = _photographed(rng, self.anatomy, self.npix)
+            fat = torch.zeros_like(magnitude)
         else:
             magnitude, fat = _sliced(rng, self.anatomy, family, self.npix, self.whole)
         magnitude = _extras(rng, magnitude) * _bias(rng, self.npix)

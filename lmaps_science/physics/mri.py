@@ -149,7 +149,9 @@ class MultiCoilMRI(LinearOperator):
 
     def _normal(self, x: Tensor) -> Tensor:
         image = self._own_image(x)
-        total, weight = torch.zeros_like(image), self._post.abs().square()
+        total, weight = torch.zeros_like(image), self._whole_lines
+        if weight is None:
+            weight = self._post.abs().square()
         for maps, conjugate in zip(
             self._own_maps.unbind(-3), self._conjugate_maps.unbind(-3), strict=True
         ):
@@ -158,7 +160,7 @@ class MultiCoilMRI(LinearOperator):
                 lines = torch.fft.fft(self._first(seen)).mul_(weight)
                 seen = self._second(torch.fft.ifft(lines, norm="forward"))
             elif self._waves is None:
-                spectrum = torch.fft.fft(seen).mul_(self._whole_lines)
+                spectrum = torch.fft.fft(seen).mul_(weight)
                 seen = torch.fft.ifft(spectrum, norm="forward")
             else:
                 seen = self._second(self._first(seen).div_(seen.shape[-1]))

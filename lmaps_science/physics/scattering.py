@@ -8,9 +8,9 @@ from torch import Tensor
 
 from lmaps_science.operators import LinearOperator
 from lmaps_science.physics.receivers import Receivers, as_tensor
-from lmaps_science.physics.scattering_geometry import ScatteringGeometry, green
+from lmaps_science.physics.scattering_geometry import ScatteringGeometry
 
-__all__ = ["BornScattering", "Receivers", "ScatteringGeometry", "as_tensor", "green"]
+__all__ = ["BornScattering", "ScatteringGeometry"]
 
 
 class BornScattering(LinearOperator):

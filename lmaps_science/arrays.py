@@ -6,27 +6,30 @@ The first axis is the batch, and no function mixes its entries.
 from __future__ import annotations
 
 import copy
+from dataclasses import is_dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 __all__ = [
     "Movable",
+    "as_channels",
+    "as_complex",
     "centred_fft2",
-    "centred_ifft2",
-    "channels_to_complex",
     "check_finite",
     "check_images",
     "check_positive",
     "check_shape",
     "complex_dtype",
-    "complex_to_channels",
+    "difference",
     "inner",
     "move",
     "norm",
     "per_sample",
     "real_dtype",
+    "scaled",
 ]
 
 Self = TypeVar("Self", bound="Movable")
@@ -147,6 +150,37 @@ class Movable:
         return moved
 
 
+def difference(a: Any, b: Any, name: str) -> str | None:
+    """Where two objects differ, in words that begin with `name`; None where they are the same.
+
+    Walks tensors, arrays, modules, containers and the attributes of objects.
+    """
+    if a is b:
+        return None
+    if type(a) is not type(b):
+        return f"{name} is {type(a).__name__} and {type(b).__name__}"
+    if isinstance(a, (Tensor, np.ndarray)):
+        if tuple(a.shape) != tuple(b.shape):
+            return f"{name} has shapes {tuple(a.shape)} and {tuple(b.shape)}"
+        same = torch.equal(a, b) if isinstance(a, Tensor) else np.array_equal(a, b, equal_nan=True)
+        return None if same else f"{name} differs"
+    if isinstance(a, torch.nn.Module):
+        return difference(dict(a.state_dict()), dict(b.state_dict()), name)
+    if isinstance(a, dict):
+        if a.keys() != b.keys():
+            return f"{name} has other entries"
+        pairs = [(a[key], b[key], f"{name}.{key}") for key in a]
+    elif isinstance(a, (list, tuple)):
+        if len(a) != len(b):
+            return f"{name} has {len(a)} and {len(b)} entries"
+        pairs = [(x, y, f"{name}[{k}]") for k, (x, y) in enumerate(zip(a, b, strict=True))]
+    elif hasattr(a, "__dict__") and (type(a).__eq__ is object.__eq__ or is_dataclass(a)):
+        pairs = [(vars(a).get(key), vars(b).get(key), f"{name}.{key}") for key in vars(a)]
+    else:
+        return None if a == b else f"{name} is {a!r} and {b!r}"
+    return next((found for pair in pairs if (found := difference(*pair)) is not None), None)
+
+
 # ---------------------------------------------------------------- Fourier transform
 
 
@@ -159,30 +193,29 @@ def centred_fft2(x: Tensor) -> Tensor:
     return torch.fft.fftshift(torch.fft.fft2(shifted, norm="ortho"), dim=(-2, -1))
 
 
-def centred_ifft2(x: Tensor) -> Tensor:
-    """Inverse and adjoint of `centred_fft2`."""
-    shifted = torch.fft.ifftshift(x, dim=(-2, -1))
-    return torch.fft.fftshift(torch.fft.ifft2(shifted, norm="ortho"), dim=(-2, -1))
-
-
 # ---------------------------------------------------------------- complex <-> channels, products
 
 
-def channels_to_complex(x: Tensor) -> Tensor:
-    """Real (B, 2, H, W) (real part, imaginary part) -> complex (B, 1, H, W)."""
-    check_shape("channels_to_complex", "image", x, ("B", 2, "H", "W"))
-    return torch.complex(x[:, :1], x[:, 1:])
+def as_complex(x: Tensor) -> Tensor:
+    """Real (B, 2, H, W) (real part, imaginary part) -> complex (B, H, W)."""
+    return torch.complex(x[:, 0], x[:, 1])
 
 
-def complex_to_channels(x: Tensor) -> Tensor:
-    """Complex (B, 1, H, W) -> real (B, 2, H, W): real part, imaginary part."""
-    check_shape("complex_to_channels", "image", x, ("B", 1, "H", "W"))
-    return torch.cat([x.real, x.imag], dim=1)
+def as_channels(image: Tensor) -> Tensor:
+    """Complex (B, H, W) -> real (B, 2, H, W): real part, imaginary part."""
+    return torch.stack([image.real, image.imag], dim=1)
 
 
 def per_sample(values: Tensor, like: Tensor) -> Tensor:
     """Reshape (B,) to (B, 1, ..., 1) so that it broadcasts against `like` (B, ...)."""
     return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def scaled(weight: float | Tensor, x: Tensor) -> Tensor:
+    """`weight x`, where the weight is one number, or one for each sample, (B,)."""
+    if isinstance(weight, Tensor) and weight.ndim:
+        weight = per_sample(weight, x)
+    return weight * x
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:

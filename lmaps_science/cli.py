@@ -5,18 +5,15 @@ Everything heavy is imported inside the commands, so that `lmaps --help` answers
 
 from __future__ import annotations
 
-import functools
 import sys
-from collections.abc import Callable
-from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 
-Command = TypeVar("Command", bound=Callable[..., None])
-DEBUG: ContextVar[bool] = ContextVar("debug", default=False)
-PLAIN: dict[str, Any] = {"rich_markup_mode": None, "no_args_is_help": True}
+from lmaps_science.cards.registry import kinds, recipes
+from lmaps_science.commands import DEBUG, PLAIN, reported
+
 app = typer.Typer(
     help="Reconstruct scientific images from indirect measurements with diffusion priors.",
     pretty_exceptions_enable=False,
@@ -24,6 +21,10 @@ app = typer.Typer(
 )
 prior_app = typer.Typer(help="Train a prior, describe one, draw from one.", **PLAIN)
 app.add_typer(prior_app, name="prior")
+for _kind in kinds().values():
+    _group = _kind.command_group()
+    if _group is not None:
+        app.registered_commands += _group.registered_commands
 
 
 def _version(wanted: bool) -> None:
@@ -44,43 +45,11 @@ def main(
     DEBUG.set(debug)
 
 
-def _reported(command: Command) -> Command:
-    """Errors as one line on stderr and exit code 1; an interrupt as exit code 130."""
-
-    @functools.wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> None:
-        try:
-            command(*args, **kwargs)
-        except (typer.Exit, BrokenPipeError):  # whoever read the output has seen enough
-            raise
-        except KeyboardInterrupt as error:
-            typer.echo(f"\ninterrupted{': ' + str(error) if str(error) else ''}", err=True)
-            raise typer.Exit(130) from None
-        except Exception as error:
-            if DEBUG.get():
-                raise
-            typer.echo(f"error: {_sentence(error)}", err=True)
-            raise typer.Exit(1) from None
-
-    return wrapped  # type: ignore[return-value]
-
-
-def _sentence(error: Exception) -> str:
-    expected = (ValueError, OSError, ImportError, FloatingPointError)
-    if isinstance(error, OSError) and error.strerror:
-        text = error.strerror + (f": {error.filename}" if error.filename else "")
-    else:
-        text = " ".join(str(error).split())
-    if isinstance(error, expected):
-        return text
-    return f"{type(error).__name__}: {text} (lmaps --debug shows where)"
-
-
 # ---------------------------------------------------------------- reconstruct
 
 
 @app.command()
-@_reported
+@reported
 def run(
     card: Annotated[str, typer.Argument(help="A problem (see `lmaps problems`), or a YAML file.")],
     out: Annotated[Path, typer.Option(help="Folder for the results; made if missing.")],
@@ -121,114 +90,29 @@ def run(
     lmaps run black_hole/m87_2017 --set solver.levels=25 --set solver.local.iterations=10 --out m87
     lmaps run black_hole/m87_2017 --set solver.method=dps --prior my_prior.safetensors --out dps
     """
-    from lmaps_science.plots import plot_reconstruction, plot_samples
-    from lmaps_science.problem import load_problem
-    from lmaps_science.runner import checkpoint_name, describe, results_folder, write_results
-    from lmaps_science.sample import sample
+    from lmaps_science.cards.load import load_problem
+    from lmaps_science.runner import describe, reconstruct
 
     problem = load_problem(
         card, data, prior, _settings(settings), preset=preset, device=_device(device)
     )
-    solver = problem.solver
     typer.echo(f"{problem}\n", err=True)
-    megabytes = 8 + samples * problem.template.size * 20e-6  # type: ignore[union-attr]
-    with results_folder(out, megabytes) as folder:
-        saved = out.expanduser() / checkpoint_name(problem, solver, samples, seed, batch_size)
-        try:
-            result = sample(
-                problem,
-                solver,
-                samples,
-                seed,
-                batch_size=batch_size,
-                checkpoint=saved if checkpoint else None,
-                progress=not quiet and sys.stderr.isatty(),
-            )
-            analysed = problem.analyse(result)
-            write_results(folder, analysed, each_sample)
-            plot_reconstruction(analysed, path=folder / "figure.png")
-            if samples > 1:
-                plot_samples(analysed, path=folder / "samples.png")
-        except KeyboardInterrupt:
-            again = "the same command goes on from here" if saved.exists() else "nothing was kept"
-            raise KeyboardInterrupt(again) from None
-        except FloatingPointError:
-            saved.unlink(missing_ok=True)  # it leads nowhere else
-            raise
-    saved.unlink(missing_ok=True)  # the results are where they belong
+    analysed = reconstruct(
+        problem,
+        out,
+        samples,
+        seed,
+        batch_size=batch_size,
+        checkpoint=checkpoint,
+        each_sample=each_sample,
+        progress=not quiet and sys.stderr.isatty(),
+    )
     typer.echo(describe(analysed))
     typer.echo(f"\nwritten to {out}/")
 
 
 @app.command()
-@_reported
-def simulate(
-    image: Annotated[str, typer.Argument(help="FITS or ehtim text file, or phantom:K.")],
-    out: Annotated[Path, typer.Option(help="uvfits file to write.")],
-    array: Annotated[str, typer.Option(help="Array by name, or a file of stations.")] = "EHT2017",
-    coverage: Annotated[
-        Path | None, typer.Option(help="uvfits file whose baselines and noise to use instead.")
-    ] = None,
-    truth: Annotated[Path | None, typer.Option(help="Write the observed image as FITS.")] = None,
-    flux: Annotated[
-        float | None, typer.Option(help="Scale to this flux [Jy]; default: the image's, or 0.6.")
-    ] = None,
-    npix: Annotated[int, typer.Option(min=8, help="Pixels along each side.")] = 64,
-    fov_uas: Annotated[float, typer.Option(help="Field of view [microarcsecond].")] = 160.0,
-    phantom_seed: Annotated[int, typer.Option(min=0, help="Which set of phantoms.")] = 1,
-    gain_std: Annotated[float, typer.Option(help="Error of the log gains, e.g. 0.1.")] = 0.0,
-    thermal_noise: Annotated[bool, typer.Option(help="Add thermal noise.")] = True,
-    random_phases: Annotated[bool, typer.Option(help="Lose the stations' phases.")] = True,
-    scan_interval: Annotated[float, typer.Option(help="From scan to scan [s].")] = 600.0,
-    integration: Annotated[float, typer.Option(help="Length of a scan [s].")] = 300.0,
-    seed: Annotated[int, typer.Option(min=0, help="Of noise and gains.")] = 0,
-) -> None:
-    """Observe an image with radio telescopes.
-
-    \b
-    lmaps simulate phantom:1 --out sim.uvfits --truth truth.fits --gain-std 0.1
-    lmaps simulate model.fits --array EHT2025 --flux 0.6 --out sim.uvfits
-    lmaps simulate model.fits --coverage measured.uvfits --out sim.uvfits
-    """
-    from lmaps_science.io import atomic_write, read_array, write_fits, write_uvfits
-    from lmaps_science.problem import load_card
-    from lmaps_science.problem.black_hole_card import observe, true_image
-
-    read_array(array)  # says which there are, even where the coverage makes it superfluous
-    source = {"kind": "uvfits", "file": str(coverage)} if coverage else None
-    if flux is None and image.startswith("phantom:"):
-        flux = 0.6
-    section = {
-        "kind": "simulation",
-        "image": image,
-        "phantom_seed": phantom_seed,
-        "flux": flux,
-        "array": array,
-        "coverage": source,
-        "scan_interval_seconds": scan_interval,
-        "integration_seconds": integration,
-        "thermal_noise": thermal_noise,
-        "gain_std": gain_std,
-        "random_phases": random_phases,
-        "seed": seed,
-    }
-    grid = {"npix": npix, "fov_uas": fov_uas}
-    card: Any = load_card("black_hole/simulated", {"observation": section, "image": grid})
-    seen = true_image(card.observation, card.image)
-    observation = observe(card.observation, seen)
-    with atomic_write(out) as temporary:  # both files, or none
-        write_uvfits(temporary, observation)
-        if truth is not None:
-            write_fits(truth, seen, history=[f"lmaps simulate {image}"])
-    stations = sorted({*observation["station1"].values, *observation["station2"].values})
-    typer.echo(
-        f"{out}: {observation.sizes['vis']} visibilities of {', '.join(map(str, stations))}; "
-        f"{float(seen.sum()):.3g} Jy, {seen.attrs['source']}"
-    )
-
-
-@app.command()
-@_reported
+@reported
 def info(
     result: Annotated[Path, typer.Argument(help="result.nc of a run.")],
     figure: Annotated[Path | None, typer.Option(help="Draw it again, to this file.")] = None,
@@ -255,7 +139,7 @@ def info(
 
 
 @app.command()
-@_reported
+@reported
 def problems(
     card: Annotated[str | None, typer.Argument(help="Show this card in full.")] = None,
 ) -> None:
@@ -267,7 +151,8 @@ def problems(
     lmaps problems
     lmaps problems black_hole/m87_2017
     """
-    from lmaps_science.problem import list_problems, load_card
+    from lmaps_science.cards.files import list_problems
+    from lmaps_science.cards.load import load_card
 
     if card is None:
         names = list_problems()
@@ -282,7 +167,7 @@ def problems(
 
 
 @app.command("data")
-@_reported
+@reported
 def data_files(
     name: Annotated[str | None, typer.Argument(help="Fetch this file, verified.")] = None,
 ) -> None:
@@ -310,12 +195,12 @@ def data_files(
 
 
 @prior_app.command("train")
-@_reported
+@reported
 def prior_train(
     out: Annotated[Path, typer.Option(help="Folder for weights, checkpoints and samples.")],
     like: Annotated[
-        str, typer.Option(help="Which shipped prior's images, network and settings to take.")
-    ] = "black_hole",
+        str | None, typer.Option(help="Which shipped prior's images, network and settings to take.")
+    ] = None,
     images: Annotated[
         Path | None, typer.Option(help=".npy file (n, H, W) in [0, 1] instead of its images.")
     ] = None,
@@ -350,15 +235,16 @@ def prior_train(
     from lmaps_science.io import DataError
     from lmaps_science.io.files import suggestion
     from lmaps_science.priors import load_prior
-    from lmaps_science.recipes import RECIPES
     from lmaps_science.training import train
 
-    if like not in RECIPES:
+    known = recipes()
+    like = next(iter(known)) if like is None else like
+    if like not in known:
         raise DataError(
-            f"there is no shipped prior {like!r}.{suggestion(like, RECIPES)} Known: "
-            f"{', '.join(RECIPES)}."
+            f"there is no shipped prior {like!r}.{suggestion(like, known)} Known: "
+            f"{', '.join(known)}."
         )
-    recipe = RECIPES[like]
+    recipe = known[like]
     size = npix or recipe.npix
     training: Any
     validation: Any
@@ -387,7 +273,7 @@ def prior_train(
 
 
 @prior_app.command("info")
-@_reported
+@reported
 def prior_describe(
     prior: Annotated[Path, typer.Argument(help="A .safetensors file of this package.")],
 ) -> None:
@@ -406,7 +292,7 @@ def prior_describe(
 
 
 @prior_app.command("sample")
-@_reported
+@reported
 def prior_sample(
     prior: Annotated[Path, typer.Argument(help="A prior's file.")],
     out: Annotated[Path, typer.Option(help="Picture to write.")],

@@ -12,15 +12,15 @@ estimate for the prior N(m, kappa sigma^2 I), ``kappa = kappa_2 / kappa_1^2`` in
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from lmaps_science.arrays import inner, norm, per_sample
+from lmaps_science.arrays import inner, norm, per_sample, scaled
 from lmaps_science.linalg import conjugate_gradient, lbfgs
-from lmaps_science.misfit import GaussianMisfit, Misfit
+from lmaps_science.misfit import Misfit
 from lmaps_science.priors.covariance import Covariance
 
 __all__ = [
@@ -53,7 +53,7 @@ class LocalProblem:
     misfit: Misfit
     sigma: float
     kappa1: float
-    kappa2: float
+    kappa2: float | Tensor
     covariance: Covariance | None = None
 
     @property
@@ -62,8 +62,8 @@ class LocalProblem:
         return self.kappa1**2 / (self.kappa1**2 + self.sigma**2)
 
     @property
-    def misfit_weight(self) -> float:
-        """``w_d kappa2``, times the misfit's unit."""
+    def misfit_weight(self) -> float | Tensor:
+        """``w_d kappa2``, times the misfit's unit; (B,) where that differs from image to image."""
         return (1 - self.prior_weight) * self.kappa2 * self.misfit.objective_scale
 
     def image(self, w: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ class LocalProblem:
         slope, misfit = self.misfit.gradient(self.image(w))
         away = w - self.denoised
         value = 0.5 * self.prior_weight * inner(away, away) + self.misfit_weight * misfit
-        return self.prior_weight * away + self.misfit_weight * self.root(slope), value
+        return self.prior_weight * away + scaled(self.misfit_weight, self.root(slope)), value
 
     def root(self, x: Tensor) -> Tensor:
         """``G^(1/2) x``."""
@@ -91,16 +91,21 @@ class LocalProblem:
         return self.covariance.apply(x, (values / (values + self.sigma**2)).sqrt())
 
 
-class LocalSolver(Protocol):
+class LocalSolver(ABC):
     """Anything that takes a :class:`LocalProblem` to the coordinates of its minimiser, or near."""
 
-    requires: frozenset[str]
+    @property
+    def requires(self) -> frozenset[str]:
+        """What the problem must provide."""
+        return frozenset({"differentiable"})
 
-    def __call__(self, problem: LocalProblem) -> Tensor: ...
+    @abstractmethod
+    def __call__(self, problem: LocalProblem) -> Tensor:
+        """The coordinates (B, C, H, W) of the minimiser."""
 
 
 @dataclass(frozen=True)
-class GradientSteps:
+class GradientSteps(LocalSolver):
     """Plain gradient descent from the denoised image, as in paper 1 (algorithm 4).
 
     The learning rate is in the units of J, so it belongs to one operator and one noise level of
@@ -109,7 +114,6 @@ class GradientSteps:
 
     steps: int = 100
     learning_rate: float = 0.01
-    requires = frozenset({"differentiable"})
 
     def __post_init__(self) -> None:
         if not (self.steps >= 1 and 0 < self.learning_rate < math.inf):
@@ -123,7 +127,7 @@ class GradientSteps:
 
 
 @dataclass(frozen=True)
-class BarzilaiBorwein:
+class BarzilaiBorwein(LocalSolver):
     r"""Gradient steps with the scale-free length ``s.y / y.y`` of the last step's secant.
 
     ``s`` is the last change of z and ``y`` that of the gradient. The first step moves every pixel
@@ -132,7 +136,6 @@ class BarzilaiBorwein:
 
     steps: int = 20
     first_step: float = 0.01
-    requires = frozenset({"differentiable"})
 
     def __post_init__(self) -> None:
         if not (self.steps >= 1 and 0 < self.first_step < math.inf):
@@ -155,7 +158,7 @@ class BarzilaiBorwein:
 
 
 @dataclass(frozen=True)
-class LBFGS:
+class LBFGS(LocalSolver):
     """Limited-memory BFGS with a line search: the fewest operator calls on nonlinear problems.
 
     ``iterations`` bounds the evaluations of the misfit and its gradient; a sample stops earlier
@@ -165,7 +168,6 @@ class LBFGS:
     iterations: int = 20
     memory: int = 10
     tolerance: float = 1e-3
-    requires = frozenset({"differentiable"})
 
     def __post_init__(self) -> None:
         if not (self.iterations >= 2 and self.memory >= 1 and 0 <= self.tolerance < 1):
@@ -186,7 +188,7 @@ class LBFGS:
 
 
 @dataclass(frozen=True)
-class ConjugateGradient:
+class ConjugateGradient(LocalSolver):
     r"""The exact local MAP of a linear operator with Gaussian noise (paper 1, eq. 15).
 
     Solves ``(w A^T A / sigma_y^2 + w_p) (z - m) = w A^T (y - A m) / sigma_y^2`` with
@@ -204,19 +206,17 @@ class ConjugateGradient:
             )
 
     def __call__(self, problem: LocalProblem) -> Tensor:
-        misfit = problem.misfit
-        operator = misfit.operator.linear
-        assert isinstance(misfit, GaussianMisfit), "requires gaussian"
-        assert operator is not None, "requires linear"
+        misfit, operator = problem.misfit.gaussian(), problem.misfit.linear()
+        common = misfit.common_variance
 
         def pulled_back(d: Tensor) -> Tensor:
-            if misfit.sigma.ndim == 0:  # many operators have a shorter way to A^T A
-                return operator.normal(d) / misfit.variance
+            if common is not None:  # many operators have a shorter way to A^T A
+                return operator.normal(d) / per_sample(common, d)
             return operator.adjoint(operator(d) / misfit.variance)
 
         def curvature(d: Tensor) -> Tensor:
-            pulled = pulled_back(problem.root(d))
-            return problem.prior_weight * d + problem.misfit_weight * problem.root(pulled)
+            pulled = problem.root(pulled_back(problem.root(d)))
+            return problem.prior_weight * d + scaled(problem.misfit_weight, pulled)
 
         b = -problem.gradient(problem.denoised)[0]
         step = conjugate_gradient(

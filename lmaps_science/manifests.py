@@ -140,7 +140,7 @@ def fetch(name: str, folder: str | os.PathLike[str] | None = None) -> Path:
 def shipped_folder(name: str) -> Path:
     """A folder of files that come with the package: inside it when installed, else beside it."""
     package = Path(__file__).resolve().parent
-    inside = package / name
+    inside = package / "shipped" / name
     return inside if inside.is_dir() else package.parent / name
 
 

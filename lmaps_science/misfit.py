@@ -7,31 +7,45 @@ is stated on the operator's images: `misfit @ affine` is the same misfit on mode
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 
-from lmaps_science.arrays import Movable, check_finite, check_positive, check_shape, real_dtype
-from lmaps_science.metrics import chi2, phase_chi2
-from lmaps_science.operators import Operator
+from lmaps_science.arrays import (
+    Movable,
+    check_finite,
+    check_positive,
+    check_shape,
+    difference,
+    real_dtype,
+)
+from lmaps_science.operators import LinearOperator, Operator, SVDOperator
 
-if TYPE_CHECKING:
-    import xarray as xr
+__all__ = ["GaussianMisfit", "Misfit"]
 
-__all__ = ["ClosureMisfit", "GaussianMisfit", "Misfit"]
+MisfitType = TypeVar("MisfitType", bound="Misfit")
 
 
 class Misfit(Movable):
     """-log p(y | x) + const. A subclass sets `operator` and writes `_loss` on the predicted data.
 
-    `objective_scale` times L is the objective that published step sizes refer to.
+    A misfit of N observations owns data of shape (N, ...); with N = 1 they serve any number of
+    images, else there is one image for each, see `select`.
+
+    Attributes:
+        objective_scale: times L is the objective that published step sizes refer to; a number, or
+            one for each observation, (N,).
     """
 
     operator: Operator
-    objective_scale: float = 1.0
+    objective_scale: float | Tensor = 1.0
+
+    @property
+    def observations(self) -> int:
+        """How many observations it holds, N."""
+        return self.operator.batch or 1
 
     def __call__(self, x: Tensor) -> Tensor:
         """L of each image: (B, C, H, W) -> (B,)."""
@@ -46,6 +60,88 @@ class Misfit(Movable):
     def _loss(self, predicted: Tensor) -> tuple[Tensor, Tensor]:
         """Values (B,) and the derivative by the predicted data, like `predicted`."""
         raise NotImplementedError(f"{type(self).__name__} must define _loss(predicted).")
+
+    # ---------------------------------------------------------------- observations in a batch
+
+    def select(self: MisfitType, rows: Tensor) -> MisfitType:
+        """The misfit of a batch whose images belong to these observations, integers (B,)."""
+        if self.observations == 1:
+            return self
+        selected = copy.copy(self)
+        selected.operator = self.operator.select(rows)
+        if isinstance(self.objective_scale, Tensor):
+            selected.objective_scale = self.objective_scale[rows]
+        self._select_data(selected, rows)
+        return selected
+
+    def _select_data(self: MisfitType, selected: MisfitType, rows: Tensor) -> None:
+        """Put the data of these observations into `selected`."""
+        raise NotImplementedError(
+            f"{type(self).__name__} must define _select_data(selected, rows)."
+        )
+
+    @staticmethod
+    def stack(misfits: Sequence[Misfit]) -> Misfit:
+        """One misfit of all their observations.
+
+        Raises:
+            ValueError: they cannot share a batch: the reason.
+        """
+        first = misfits[0]
+        if len(misfits) == 1:
+            return first
+        kinds = {type(misfit).__name__ for misfit in misfits}
+        if len(kinds) > 1:
+            raise ValueError(f"misfits of different kinds cannot share a batch: {sorted(kinds)}.")
+        stacked = copy.copy(first)
+        stacked.operator = Operator.stack([misfit.operator for misfit in misfits])
+        first._stack_data(stacked, misfits)
+        return stacked
+
+    def _stack_data(self: MisfitType, stacked: MisfitType, misfits: Sequence[Misfit]) -> None:
+        """Put the data of all of them into `stacked`, or say why they do not fit together."""
+        raise ValueError(f"{type(self).__name__} holds one observation: it cannot be stacked.")
+
+    # ---------------------------------------------------------------- what solvers need
+
+    def gaussian(self) -> GaussianMisfit:
+        """Itself, where the noise is Gaussian.
+
+        Raises:
+            ValueError: it is not.
+        """
+        raise ValueError(
+            f"this needs Gaussian noise, and the misfit is a {type(self).__name__}. Choose a "
+            "solver for any misfit, e.g. LMAPS(local=LBFGS())."
+        )
+
+    def linear(self) -> LinearOperator:
+        """The Jacobian of its operator, where that is the same for every image.
+
+        Raises:
+            ValueError: it is not.
+        """
+        found = self.operator.linear
+        if found is None:
+            raise ValueError(
+                f"this needs a linear operator, and here it is {self.operator!r}. Choose a solver "
+                "for nonlinear ones, e.g. LMAPS(local=LBFGS())."
+            )
+        return found
+
+    def svd(self) -> SVDOperator:
+        """The Jacobian of its operator with its singular value decomposition.
+
+        Raises:
+            ValueError: there is none.
+        """
+        found = self.linear()
+        if not isinstance(found, SVDOperator):
+            raise ValueError(
+                f"this needs singular vectors, and {self.operator!r} has none. Choose a solver "
+                "without, e.g. LMAPS(local=ConjugateGradient())."
+            )
+        return found
 
     def __matmul__(self, other: Operator) -> Misfit:
         """`(misfit @ map)(z) == misfit(map(z))`, e.g. on model space or a latent space."""
@@ -84,122 +180,67 @@ class GaussianMisfit(Misfit):
                 f"{owner}: sigma of shape {tuple(self.sigma.shape)} does not fit y of shape "
                 f"{tuple(y.shape)}: give one number, or one for each datum, e.g. sigma[None]."
             ) from error
-        self.objective_scale = float(self.variance.mean())
+        several = self.sigma.ndim == y.ndim and len(self.sigma) > 1
+        variance = self.variance
+        self.objective_scale = variance.flatten(1).mean(1) if several else float(variance.mean())
+
+    @property
+    def observations(self) -> int:
+        """How many observations it holds, N."""
+        several = self.sigma.ndim == self.y.ndim and len(self.sigma) > 1
+        return max(len(self.y), len(self.sigma) if several else 1, self.operator.batch or 1)
 
     @property
     def variance(self) -> Tensor:
         """Of a real datum, and of the real and the imaginary part of a complex one; like sigma."""
         return self.sigma**2 / (2 if self.y.is_complex() else 1)
 
+    @property
+    def common_variance(self) -> Tensor | None:
+        """The variance where all data of an observation have the same: (), or (N,); else None."""
+        if self.sigma.ndim == 0:
+            return self.variance
+        alone = self.sigma.ndim == self.y.ndim and self.sigma[0].numel() == 1
+        return self.variance.reshape(-1) if alone else None
+
+    def with_sigma(self, sigma: Tensor) -> GaussianMisfit:
+        """The same data with another noise level, not checked again."""
+        changed = copy.copy(self)
+        changed.sigma = sigma
+        return changed
+
+    def with_data(self, y: Tensor) -> GaussianMisfit:
+        """Other data (B, ...) with the same noise level, not checked."""
+        changed = copy.copy(self)
+        changed.y = y
+        return changed
+
+    def gaussian(self) -> GaussianMisfit:
+        """Itself."""
+        return self
+
+    def _select_data(self, selected: GaussianMisfit, rows: Tensor) -> None:
+        if len(self.y) > 1:
+            selected.y = self.y[rows]
+        if self.sigma.ndim == self.y.ndim and len(self.sigma) > 1:
+            selected.sigma = self.sigma[rows]
+
+    def _stack_data(self, stacked: GaussianMisfit, misfits: Sequence[Misfit]) -> None:
+        parts = [misfit.gaussian() for misfit in misfits]
+        shapes = sorted({tuple(part.y.shape[1:]) for part in parts})
+        if len(shapes) > 1:
+            raise ValueError(f"observations of different shapes cannot share a batch: {shapes}.")
+        stacked.y = torch.cat([part.y for part in parts])
+        if all(difference(self.sigma, part.sigma, "sigma") is None for part in parts):
+            return
+        ones = [1] * self.y.ndim
+        each = [part.sigma.reshape([*ones[part.sigma.ndim :], *part.sigma.shape]) for part in parts]
+        shape = torch.broadcast_shapes(*(sigma.shape[1:] for sigma in each))
+        each = [s.expand(len(p.y), *shape) for s, p in zip(each, parts, strict=True)]
+        stacked.sigma = torch.cat(each)
+        stacked.objective_scale = stacked.variance.flatten(1).mean(1)
+
     def _loss(self, predicted: Tensor) -> tuple[Tensor, Tensor]:
         residual = predicted - self.y
         slope = residual / self.variance
         return 0.5 * (residual.conj() * slope).real.flatten(1).sum(1), slope
-
-
-class ClosureMisfit(Misfit):
-    """Misfit of closure phases, log closure amplitudes and, when it is known, the total flux.
-
-        L = 1/2 (w_cp n_cp chi2_cp + w_ca n_ca chi2_ca + w_flux chi2_flux)
-        chi2_cp   = 2 mean (1 - cos(theta - theta_obs)) / sigma^2
-        chi2_ca   = mean ((A - A_obs) / sigma)^2
-        chi2_flux = ((F - F_obs) / flux_sigma)^2
-
-    `operator` maps images to (theta, A, F) side by side, (B, n_cp + n_ca + 1). Observed values and
-    standard deviations are vectors (n_cp,) and (n_ca,); `flux` and `flux_sigma` are in the image's
-    unit of flux. With the default weights, 4 L is the data misfit of the InverseBench benchmark
-    (Zheng et al. 2025). Raises ValueError for data that are not finite, deviations that are not
-    positive, lengths that do not fit the operator, and an observation without any closure.
-    """
-
-    objective_scale = 4.0
-
-    def __init__(
-        self,
-        operator: Operator,
-        cphase: ArrayLike,
-        cphase_sigma: ArrayLike,
-        logcamp: ArrayLike,
-        logcamp_sigma: ArrayLike,
-        flux: float | None = None,
-        flux_sigma: float = 2.0,
-        weights: tuple[float, float, float] = (1.0, 1.0, 0.5),
-    ):
-        def vector(name: str, values: ArrayLike) -> Tensor:
-            tensor = values if isinstance(values, Tensor) else torch.tensor(np.asarray(values))
-            tensor = tensor.to(operator.like)
-            check_shape("ClosureMisfit", name, tensor, ("n",))
-            (check_positive if name.endswith("sigma") else check_finite)(
-                "ClosureMisfit", name, tensor
-            )
-            return tensor
-
-        self.operator, self.weights = operator, weights
-        self.cphase, self.cphase_sigma = (
-            vector("cphase", cphase),
-            vector("cphase_sigma", cphase_sigma),
-        )
-        self.logcamp = vector("logcamp", logcamp)
-        self.logcamp_sigma = vector("logcamp_sigma", logcamp_sigma)
-        self.flux = None if flux is None else vector("flux", [flux])
-        self.flux_sigma = vector("flux_sigma", [flux_sigma])
-        self._check_lengths()
-
-    @classmethod
-    def from_observation(
-        cls, operator: Operator, observation: xr.Dataset, multiplier: float = 1.0, **options: Any
-    ) -> ClosureMisfit:
-        """Misfit of an observation for images in units of `multiplier` Jy per pixel."""
-        names = ("cphase", "cphase_sigma", "logcamp", "logcamp_sigma")
-        flux = float(observation["flux"]) / multiplier if "flux" in observation else None
-        cphase, cphase_sigma, logcamp, logcamp_sigma = (observation[name].values for name in names)
-        return cls(operator, cphase, cphase_sigma, logcamp, logcamp_sigma, flux, **options)
-
-    def chi2(self, x: Tensor) -> dict[str, Tensor]:
-        """Raw reduced chi2 of each image, (B,): `cphase`, `logcamp`, `flux`, where observed."""
-        theta, amplitude, flux = self._split(self.operator(x))
-        terms = {}
-        if len(self.cphase):
-            terms["cphase"] = phase_chi2(theta, self.cphase, self.cphase_sigma)
-        if len(self.logcamp):
-            terms["logcamp"] = chi2(amplitude, self.logcamp, self.logcamp_sigma)
-        if self.flux is not None:
-            terms["flux"] = chi2(flux, self.flux, self.flux_sigma)
-        return terms
-
-    def _loss(self, predicted: Tensor) -> tuple[Tensor, Tensor]:
-        theta, amplitude, flux = self._split(predicted)
-        d_theta, d_amplitude = theta - self.cphase, amplitude - self.logcamp
-        d_flux = flux - self.flux if self.flux is not None else torch.zeros_like(flux)
-        w_phase = self.weights[0] / self.cphase_sigma**2
-        by_amplitude = self.weights[1] / self.logcamp_sigma**2 * d_amplitude
-        by_flux = self.weights[2] / self.flux_sigma**2 * d_flux
-        values = (
-            2 * (w_phase * (d_theta / 2).sin() ** 2).sum(1)  # 1 - cos d, without cancellation
-            + 0.5 * (d_amplitude * by_amplitude).sum(1)
-            + 0.5 * (d_flux * by_flux).sum(1)
-        )
-        return values, torch.cat([w_phase * d_theta.sin(), by_amplitude, by_flux], dim=1)
-
-    def _split(self, predicted: Tensor) -> tuple[Tensor, ...]:
-        return predicted.split([len(self.cphase), len(self.logcamp), 1], dim=1)
-
-    def _check_lengths(self) -> None:
-        n_cp, n_ca = len(self.cphase), len(self.logcamp)
-        if len(self.cphase_sigma) != n_cp or len(self.logcamp_sigma) != n_ca:
-            raise ValueError(
-                f"ClosureMisfit: {n_cp} closure phases with {len(self.cphase_sigma)} deviations, "
-                f"{n_ca} log amplitudes with {len(self.logcamp_sigma)}; expected one for each."
-            )
-        if n_cp + n_ca == 0:
-            raise ValueError(
-                "ClosureMisfit: no closure phase and no closure amplitude: a triangle needs three "
-                "stations at one time, an amplitude four. Keep more of the data, e.g. a lower "
-                "signal-to-noise cut."
-            )
-        if self.operator.data_shape != (n_cp + n_ca + 1,):
-            raise ValueError(
-                f"ClosureMisfit: the operator gives {self.operator.data_shape} values, expected "
-                f"{n_cp} closure phases + {n_ca} log amplitudes + 1 flux = {(n_cp + n_ca + 1,)}. "
-                "Build both from one observation."
-            )

@@ -10,6 +10,7 @@ Sources: Karras et al. 2022 (EDM), Table 1; Song et al. 2021 (VE and VP).
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,55 +18,94 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["SampleNoise", "edm_schedule", "ve_schedule", "vp_alpha", "vp_schedule"]
+__all__ = ["EDM", "VE", "VP", "SampleNoise", "Schedule", "vp_alpha"]
 
 
-def _checked(name: str, levels: int, low: float, high: float) -> None:
-    if levels < 1 or not 0 < low < high or not math.isfinite(high):
-        raise ValueError(
-            f"{name} needs levels >= 1 and ends 0 < lowest < highest, got levels={levels}, "
-            f"lowest={low}, highest={high}. Example: {name}(50)."
-        )
+class Schedule(ABC):
+    """A noise schedule: decreasing noise levels, and 0.
+
+    Sub-classes are frozen dataclasses that refuse what they cannot make.
+    """
+
+    levels: int
+
+    @property
+    @abstractmethod
+    def sigmas(self) -> Tensor:
+        """float64 tensor of ``levels + 1`` decreasing noise levels; the last is 0."""
+
+    def _check(self, low: float, high: float) -> None:
+        name = type(self).__name__
+        if self.levels < 1 or not 0 < low < high or not math.isfinite(high):
+            raise ValueError(
+                f"{name} needs levels >= 1 and ends 0 < lowest < highest, got levels="
+                f"{self.levels}, lowest={low}, highest={high}. Example: {name}(50)."
+            )
 
 
-def edm_schedule(
-    levels: int, sigma_max: float = 100.0, sigma_min: float = 0.1, power: float = 7.0
-) -> Tensor:
-    r"""EDM's schedule: equal steps in ``sigma^(1/power)``, then 0. One level is ``sigma_max``.
+@dataclass(frozen=True)
+class EDM(Schedule):
+    r"""EDM's schedule: equal steps in ``sigma^(1/power)``. One level is ``sigma_max``.
 
     .. math:: \sigma_i = \left(\sigma_{max}^{1/p} + \tfrac{i}{T-1}
               (\sigma_{min}^{1/p} - \sigma_{max}^{1/p})\right)^p
 
-    Returns:
-        float64 tensor of ``levels + 1`` decreasing noise levels; the last is 0.
-
     Source: Karras et al. 2022, eq. 5.
     """
-    _checked("edm_schedule", levels, sigma_min, sigma_max)
-    ramp = torch.linspace(0, 1, levels, dtype=torch.float64)
-    top, bottom = sigma_max ** (1 / power), sigma_min ** (1 / power)
-    return _with_zero((top + ramp * (bottom - top)) ** power)
+
+    levels: int
+    sigma_max: float = 100.0
+    sigma_min: float = 0.1
+    power: float = 7.0
+
+    def __post_init__(self) -> None:
+        self._check(self.sigma_min, self.sigma_max)
+
+    @property
+    def sigmas(self) -> Tensor:
+        ramp = torch.linspace(0, 1, self.levels, dtype=torch.float64)
+        top, bottom = self.sigma_max ** (1 / self.power), self.sigma_min ** (1 / self.power)
+        return _with_zero((top + ramp * (bottom - top)) ** self.power)
 
 
-def ve_schedule(levels: int, sigma_max: float = 100.0, sigma_min: float = 0.01) -> Tensor:
-    """Variance exploding: a geometric sequence of noise levels, then 0. Same shape as EDM's."""
-    _checked("ve_schedule", levels, sigma_min, sigma_max)
-    ramp = torch.linspace(math.log(sigma_max), math.log(sigma_min), levels, dtype=torch.float64)
-    return _with_zero(ramp.exp())
+@dataclass(frozen=True)
+class VE(Schedule):
+    """Variance exploding: a geometric sequence of noise levels."""
+
+    levels: int
+    sigma_max: float = 100.0
+    sigma_min: float = 0.01
+
+    def __post_init__(self) -> None:
+        self._check(self.sigma_min, self.sigma_max)
+
+    @property
+    def sigmas(self) -> Tensor:
+        ends = math.log(self.sigma_max), math.log(self.sigma_min)
+        return _with_zero(torch.linspace(*ends, self.levels, dtype=torch.float64).exp())
 
 
-def vp_schedule(
-    levels: int, beta_min: float = 0.1, beta_range: float = 19.9, time_min: float = 1e-3
-) -> Tensor:
-    r"""Variance preserving with linear beta, equal steps in time from 1 to ``time_min``, then 0.
+@dataclass(frozen=True)
+class VP(Schedule):
+    r"""Variance preserving with linear beta, equal steps in time from 1 to ``time_min``.
 
     .. math:: \sigma(t) = \sqrt{\exp(\tfrac12 \beta_{range} t^2 + \beta_{min} t) - 1}
 
     Source: Song et al. 2021, eq. 29, in the notation of Karras et al. 2022, Table 1.
     """
-    _checked("vp_schedule", levels, time_min, 1.0)
-    t = torch.linspace(1.0, time_min, levels, dtype=torch.float64)
-    return _with_zero(torch.expm1(0.5 * beta_range * t**2 + beta_min * t).sqrt())
+
+    levels: int
+    beta_min: float = 0.1
+    beta_range: float = 19.9
+    time_min: float = 1e-3
+
+    def __post_init__(self) -> None:
+        self._check(self.time_min, 1.0)
+
+    @property
+    def sigmas(self) -> Tensor:
+        t = torch.linspace(1.0, self.time_min, self.levels, dtype=torch.float64)
+        return _with_zero(torch.expm1(0.5 * self.beta_range * t**2 + self.beta_min * t).sqrt())
 
 
 def vp_alpha(sigma: Tensor) -> Tensor:
@@ -79,25 +119,34 @@ def _with_zero(sigma: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class SampleNoise:
-    """Standard normal numbers, each a function of (seed, sample, key) and of nothing else.
+    """Standard normal numbers, each a function of (seed, observation, sample, key) alone.
 
     A sample therefore sees the same noise alone, in a batch, or in a resumed run; there is no
     generator state to save. Numbers are drawn on the CPU, so that they agree on every device.
 
     Args:
         seed: the run's seed, any integer >= 0 (0 is a seed like any other).
-        samples: the index in the run of each image in the batch.
+        samples: the index of each image of the batch among the samples of its observation.
+        observations: the key of each image's observation, see `InverseProblem.keys`; 0 if not
+            given.
     """
 
     seed: int
     samples: tuple[int, ...]
+    observations: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         whole = isinstance(self.seed, (int, np.integer)) and not isinstance(self.seed, bool)
-        if not whole or self.seed < 0 or any(k < 0 for k in self.samples):
+        if not whole or self.seed < 0 or min((*self.samples, *self.observations), default=0) < 0:
             raise ValueError(
                 f"SampleNoise needs a whole seed >= 0 and sample indices >= 0, got seed="
-                f"{self.seed!r}, samples={self.samples}. Example: SampleNoise(0, (0, 1))."
+                f"{self.seed!r}, samples={self.samples}, observations={self.observations}. "
+                "Example: SampleNoise(0, (0, 1))."
+            )
+        if self.observations and len(self.observations) != len(self.samples):
+            raise ValueError(
+                f"SampleNoise: {len(self.samples)} samples of {len(self.observations)} "
+                "observations; give the observation of each sample, or none."
             )
 
     def normal(self, like: Tensor, *key: int) -> Tensor:
@@ -110,14 +159,16 @@ class SampleNoise:
                 f"SampleNoise for {len(self.samples)} samples was asked for noise of batch "
                 f"{len(like)}; make it with one index for each image of the batch."
             )
+        owners = self.observations or (0,) * len(self.samples)
         draws = [
-            torch.randn(like.shape[1:], dtype=like.dtype, generator=self._generator(k, key))
-            for k in self.samples
+            torch.randn(like.shape[1:], dtype=like.dtype, generator=self._generator(n, k, key))
+            for n, k in zip(owners, self.samples, strict=True)
         ]
         return torch.stack(draws).to(like.device)
 
-    def _generator(self, sample: int, key: tuple[int, ...]) -> torch.Generator:
+    def _generator(self, observation: int, sample: int, key: tuple[int, ...]) -> torch.Generator:
         # A spawn key: as plain entropy, (0,) and (0, 0) would give the same numbers.
-        sequence = np.random.SeedSequence(int(self.seed), spawn_key=(sample, *key))
+        entropy = [int(self.seed), observation] if observation else int(self.seed)
+        sequence = np.random.SeedSequence(entropy, spawn_key=(sample, *key))
         words: Any = sequence.generate_state(1, np.uint64)
         return torch.Generator().manual_seed(int(words[0]) >> 1)

@@ -7,8 +7,10 @@ image gets a real result.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -17,46 +19,79 @@ from lmaps_science.arrays import (
     Movable,
     check_images,
     check_shape,
+    difference,
     norm,
     per_sample,
     real_dtype,
 )
+from lmaps_science.metering import Meter
 
 __all__ = ["Affine", "Composed", "LinearOperator", "Operator", "SVDOperator", "Scaling"]
+
+OperatorType = TypeVar("OperatorType", bound="Operator")
 
 
 class Operator(Movable):
     """y = H(x). A subclass sets `image_shape` and `data_shape` and writes `_forward`.
 
     `image_shape` is (C, H, W); `data_shape` is that of one sample's data, None when not fixed.
-    Where a closed form beats autograd, override `vjp`, or `pullback` when both share work.
+    Where a closed form beats autograd, write `_vjp`, or `_pullback` when both share work.
+
+    Attributes:
+        provides: properties that solvers may require, see `sampling.Solver`.
+        batch: the number of images it is for, where it differs from image to image (an
+            observation's own coil maps); None: any number.
     """
 
     image_shape: tuple[int, ...]
     data_shape: tuple[int, ...] | None = None
+    batch: int | None = None
+    provides: frozenset[str] = frozenset({"differentiable"})
+    _meter: Meter | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """Data of the images `x`: (B, C, H, W) -> (B, *data_shape)."""
         self._check_image(x)
-        return self._forward(x)
+        self._count("operator_calls")
+        y = self._forward(x)
+        self._check_output(y, len(x))
+        return y
 
     def _forward(self, x: Tensor) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} must define _forward(x).")
 
     def vjp(self, x: Tensor, v: Tensor) -> Tensor:
         """Vector-Jacobian product J(x)^H v, like `x`; `v` is like the data."""
-        return self.pullback(x)[1](v)
+        self._check_image(x)
+        self._check_data(v)
+        self._count("operator_vjps")
+        return self._vjp(x, v)
+
+    def _vjp(self, x: Tensor, v: Tensor) -> Tensor:
+        return self._pullback(x)[1](v)
 
     def pullback(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """The data H(x) and the map v -> J(x)^H v, from one forward pass."""
-        if type(self).vjp is not Operator.vjp:
-            return self(x), partial(self.vjp, x)
+        self._check_image(x)
+        self._count("operator_calls")
+        y, pull = self._pullback(x)
+        self._check_output(y, len(x))
+
+        def checked_pull(v: Tensor) -> Tensor:
+            self._check_data(v)
+            self._count("operator_vjps")
+            return pull(v)
+
+        return y, checked_pull
+
+    def _pullback(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        if type(self)._vjp is not Operator._vjp:
+            return self._forward(x), partial(self._vjp, x)
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
-            y = self(leaf)
+            y = self._forward(leaf)
 
         def pull(v: Tensor) -> Tensor:
-            self._check_data(v)
             return torch.autograd.grad(y, leaf, v.to(y.dtype), retain_graph=True)[0]
 
         return y.detach(), pull
@@ -64,7 +99,54 @@ class Operator(Movable):
     @property
     def linear(self) -> LinearOperator | None:
         """The Jacobian when it is the same for every image (H is affine), else None."""
+        found = self._linear()
+        if found is None or self._meter is None:
+            return found
+        return found.metered(self._meter)
+
+    def _linear(self) -> LinearOperator | None:
         return None
+
+    # ---------------------------------------------------------------- copies
+
+    def metered(self: OperatorType, meter: Meter) -> OperatorType:
+        """A copy that counts its calls in `meter`."""
+        copied = copy.copy(self)
+        copied._meter = meter
+        return copied
+
+    def select(self: OperatorType, rows: Tensor) -> OperatorType:
+        """The operator of these images of the `batch`: integers (B,), repeated where need be."""
+        return self if self.batch is None else self._select(rows)
+
+    def _select(self: OperatorType, rows: Tensor) -> OperatorType:
+        raise NotImplementedError(f"{type(self).__name__} must define _select(rows).")
+
+    @classmethod
+    def stack(cls, operators: Sequence[Operator]) -> Operator:
+        """One operator for a batch, from one operator for each of its images.
+
+        Raises:
+            ValueError: they cannot be joined: the reason.
+        """
+        first = operators[0]
+        reasons = [difference(first, other, type(first).__name__) for other in operators[1:]]
+        reason = next((r for r in reasons if r is not None), None)
+        if reason is None:
+            return first
+        if any(type(other) is not type(first) for other in operators):
+            raise ValueError(f"operators of different kinds cannot share a batch: {reason}.")
+        return first._stacked(operators, reason)
+
+    def _stacked(self, operators: Sequence[Operator], reason: str) -> Operator:
+        """The joint operator of several of this type that differ, `reason` says where."""
+        raise ValueError(
+            f"observations can only share a batch where their operators are the same: {reason}."
+        )
+
+    def _count(self, *names: str) -> None:
+        if self._meter is not None:
+            self._meter.add(*names)
 
     def __matmul__(self, other: Operator) -> Operator:
         """`(a @ b)(x) == a(b(x))`; linear when both are."""
@@ -89,6 +171,20 @@ class Operator(Movable):
     def _check_data(self, y: Tensor) -> None:
         if self.data_shape is not None:
             check_shape(type(self).__name__, "data", y, ("B", *self.data_shape))
+
+    def _check_output(self, y: Tensor, batch: int) -> None:
+        """A mistake of whoever wrote the operator: found at its first call."""
+        fits = isinstance(y, Tensor) and y.ndim >= 2 and len(y) == batch
+        if fits and self.data_shape is not None:
+            fits = tuple(y.shape[1:]) == tuple(self.data_shape)
+        if not fits:
+            got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
+            wanted = "..." if self.data_shape is None else ", ".join(map(str, self.data_shape))
+            raise ValueError(
+                f"{type(self).__name__}: its _forward gave {got} for {batch} image(s), expected "
+                f"a tensor of shape ({batch}, {wanted}): the first axis is the batch, the rest "
+                "data_shape. E.g. sum over x.sum(dim=(1, 2)), not x.sum()."
+            )
 
     def _tensors(self) -> list[Tensor]:
         """The real and complex tensors it works with, those of operators inside it included."""
@@ -118,6 +214,7 @@ class LinearOperator(Operator):
     def adjoint(self, y: Tensor) -> Tensor:
         """A^H y: (B, *data_shape) -> (B, C, H, W), with Re <y, A x> = Re <A^H y, x>."""
         self._check_data(y)
+        self._count("operator_vjps")
         return self._adjoint(y)
 
     def _adjoint(self, y: Tensor) -> Tensor:
@@ -127,12 +224,20 @@ class LinearOperator(Operator):
         return torch.autograd.grad(output, image, y.to(output.dtype))[0]
 
     def normal(self, x: Tensor) -> Tensor:
-        """A^H A x, like `x`. Override where the product is cheaper than its factors."""
-        return self.adjoint(self(x))
+        """A^H A x, like `x`."""
+        self._check_image(x)
+        self._count("operator_calls", "operator_vjps")
+        return self._normal(x)
 
-    def vjp(self, x: Tensor, v: Tensor) -> Tensor:
-        """A^H v, whatever `x`."""
-        return self.adjoint(v)
+    def _normal(self, x: Tensor) -> Tensor:
+        """Override where the product is cheaper than its factors."""
+        return self._adjoint(self._forward(x))
+
+    def _vjp(self, x: Tensor, v: Tensor) -> Tensor:
+        return self._adjoint(v)
+
+    def _pullback(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        return self._forward(x), self._adjoint
 
     @property
     def linear(self) -> LinearOperator:
@@ -140,17 +245,27 @@ class LinearOperator(Operator):
         return self
 
     def norm(self, iterations: int = 100, tolerance: float = 1e-4) -> float:
-        """Largest singular value ||A||, by power iteration on A^H A from a fixed random image.
+        """Largest singular value ||A||, see `norms`; the largest of a batch."""
+        return float(self.norms(iterations, tolerance).max())
 
-        The estimate never exceeds ||A||; it stops when its relative change is below `tolerance`.
+    def norms(self, iterations: int = 100, tolerance: float = 1e-4) -> Tensor:
+        """||A|| of each image of the `batch` (or of all, (1,)), by power iteration on A^H A.
+
+        The first image is random and always the same. The estimate never exceeds ||A||; it stops
+        when its relative change is below `tolerance`.
         """
         generator = torch.Generator().manual_seed(0)
         x = torch.randn((1, *self.image_shape), generator=generator).to(self.like)
-        estimate = 0.0
+        x = x.expand(self.batch or 1, *self.image_shape)
+        estimate = x.new_zeros(len(x))
+        going = torch.ones_like(estimate, dtype=torch.bool)
         for _ in range(iterations):
-            x = self.normal(x / norm(x).clamp_min(torch.finfo(x.dtype).tiny))
-            previous, estimate = estimate, float(norm(x)) ** 0.5
-            if abs(estimate - previous) <= tolerance * estimate:
+            x = self.normal(x / per_sample(norm(x).clamp_min(torch.finfo(x.dtype).tiny), x))
+            latest = norm(x).sqrt()
+            changed = (latest - estimate).abs() > tolerance * latest
+            estimate = torch.where(going, latest, estimate)
+            going = going & changed
+            if not bool(going.any()):
                 break
         return estimate
 
@@ -158,51 +273,52 @@ class LinearOperator(Operator):
 class SVDOperator(LinearOperator):
     """A = U diag(s) V^T, thin: one entry of s per stored vector; A gives 0 outside the span of V.
 
-    A subclass sets `singular_values` (r,) and writes `Vt`, `V`, `Ut`, `U`; the rest follows.
+    A subclass sets `singular_values` (r,) and writes `_Vt`, `_V`, `_Ut`, `_U`; the rest follows.
     """
 
     singular_values: Tensor
 
     def Vt(self, x: Tensor) -> Tensor:
         """Coefficients of images on the right singular vectors: (B, C, H, W) -> (B, r)."""
-        raise NotImplementedError(f"{type(self).__name__} must define Vt(x).")
+        self._count("operator_calls")
+        return self._Vt(x)
 
     def V(self, c: Tensor) -> Tensor:
         """Images from coefficients: (B, r) -> (B, C, H, W)."""
-        raise NotImplementedError(f"{type(self).__name__} must define V(c).")
+        self._count("operator_vjps")
+        return self._V(c)
 
     def Ut(self, y: Tensor) -> Tensor:
         """Coefficients of data on the left singular vectors: (B, *data_shape) -> (B, r)."""
-        raise NotImplementedError(f"{type(self).__name__} must define Ut(y).")
+        self._count("operator_vjps")
+        return self._Ut(y)
 
     def U(self, c: Tensor) -> Tensor:
         """Data from coefficients: (B, r) -> (B, *data_shape)."""
-        raise NotImplementedError(f"{type(self).__name__} must define U(c).")
+        self._count("operator_calls")
+        return self._U(c)
+
+    def _Vt(self, x: Tensor) -> Tensor:
+        raise NotImplementedError(f"{type(self).__name__} must define _Vt(x).")
+
+    def _V(self, c: Tensor) -> Tensor:
+        raise NotImplementedError(f"{type(self).__name__} must define _V(c).")
+
+    def _Ut(self, y: Tensor) -> Tensor:
+        raise NotImplementedError(f"{type(self).__name__} must define _Ut(y).")
+
+    def _U(self, c: Tensor) -> Tensor:
+        raise NotImplementedError(f"{type(self).__name__} must define _U(c).")
 
     def _forward(self, x: Tensor) -> Tensor:
-        return self.U(self.singular_values * self.Vt(x))
+        return self._U(self.singular_values * self._Vt(x))
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        return self.V(self.singular_values * self.Ut(y))
+        return self._V(self.singular_values * self._Ut(y))
 
-    def pinv(self, y: Tensor, tolerance: float = 1e-6) -> Tensor:
-        """Pseudo-inverse V diag(1/s) U^T y; an s up to `tolerance` max(s) counts as zero."""
-        self._check_data(y)
-        s = self.singular_values
-        keep = s > tolerance * s.max()
-        return self.V(torch.where(keep, 1 / torch.where(keep, s, 1), 0) * self.Ut(y))
-
-    def solve_normal(self, b: Tensor, damping: float | Tensor) -> Tensor:
-        """(A^T A + damping I)^-1 b, exactly; `damping` > 0, a float or (B,)."""
-        self._check_image(b)
-        damping = torch.as_tensor(damping, dtype=b.dtype, device=b.device).reshape(-1, 1)
-        s2 = self.singular_values**2
-        # 1/(s^2 + d) on the span of V, 1/d elsewhere; their difference is -s^2 / (d (s^2 + d)).
-        return (b - self.V(s2 / (s2 + damping) * self.Vt(b))) / per_sample(damping, b)
-
-    def norm(self, iterations: int = 100, tolerance: float = 1e-4) -> float:
-        """Largest singular value, exactly."""
-        return float(self.singular_values.max())
+    def norms(self, iterations: int = 100, tolerance: float = 1e-4) -> Tensor:
+        """The largest singular value, exactly, (1,)."""
+        return self.singular_values.max()[None]
 
 
 class Scaling(LinearOperator):
@@ -233,22 +349,15 @@ class Affine(Operator):
     def _forward(self, x: Tensor) -> Tensor:
         return (x + self.shift) * self.scale
 
-    def to_physical(self, x: Tensor) -> Tensor:
-        """(x + shift) scale, (B, C, H, W)."""
-        return self(x)
-
     def to_model(self, x: Tensor) -> Tensor:
         """x / scale - shift, (B, C, H, W)."""
         self._check_image(x)
         return x / self.scale - self.shift
 
-    def vjp(self, x: Tensor, v: Tensor) -> Tensor:
-        """scale v."""
+    def _vjp(self, x: Tensor, v: Tensor) -> Tensor:
         return self.scale * v
 
-    @property
-    def linear(self) -> LinearOperator:
-        """Multiplication by `scale`."""
+    def _linear(self) -> LinearOperator:
         return Scaling(self.scale, self.image_shape)
 
     def __repr__(self) -> str:
@@ -266,24 +375,39 @@ class Composed(Operator):
             )
         self.outer, self.inner = outer, inner
         self.image_shape, self.data_shape = inner.image_shape, outer.data_shape
+        self.batch = outer.batch if inner.batch is None else inner.batch
+        self.provides = outer.provides & inner.provides & {"differentiable"}
 
     def _forward(self, x: Tensor) -> Tensor:
         return self.outer(self.inner(x))
 
-    def pullback(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    def _pullback(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """The data and the map v -> J_inner^H J_outer^H v."""
         middle, pull_inner = self.inner.pullback(x)
         y, pull_outer = self.outer.pullback(middle)
         return y, lambda v: pull_inner(pull_outer(v))
 
-    @property
-    def linear(self) -> LinearOperator | None:
+    def _linear(self) -> LinearOperator | None:
         """The product of the two Jacobians when both are constant."""
         outer, inner = self.outer.linear, self.inner.linear
         if outer is None or inner is None:
             return None
         product = outer @ inner
         return product if isinstance(product, LinearOperator) else None
+
+    def _select(self, rows: Tensor) -> Composed:
+        return self._of(self.outer.select(rows), self.inner.select(rows))
+
+    def _stacked(self, operators: Sequence[Operator], reason: str) -> Operator:
+        outers = Operator.stack([o.outer for o in operators])  # type: ignore[attr-defined]
+        inners = Operator.stack([o.inner for o in operators])  # type: ignore[attr-defined]
+        return self._of(outers, inners)
+
+    def _of(self, outer: Operator, inner: Operator) -> Composed:
+        """The same composition of other parts, with this one's meter."""
+        joined = outer @ inner
+        joined._meter = self._meter
+        return joined  # type: ignore[return-value]
 
     def __repr__(self) -> str:
         return f"{self.outer!r} @ {self.inner!r}"
@@ -292,11 +416,9 @@ class Composed(Operator):
 class _ComposedLinear(Composed, LinearOperator):
     outer: LinearOperator
     inner: LinearOperator
-    vjp = LinearOperator.vjp
+    _vjp = LinearOperator._vjp
+    _pullback = LinearOperator._pullback
     linear = LinearOperator.linear
-
-    def pullback(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        return self(x), self.adjoint
 
     def _adjoint(self, y: Tensor) -> Tensor:
         return self.inner.adjoint(self.outer.adjoint(y))
@@ -306,21 +428,21 @@ class _ScaledSVD(_ComposedLinear, SVDOperator):
     """A (scale x) has the SVD of A with scaled singular values; a negative sign goes into U."""
 
     outer: SVDOperator
-    norm = SVDOperator.norm
+    norms = SVDOperator.norms
 
     def __init__(self, outer: SVDOperator, inner: Scaling):
         super().__init__(outer, inner)
         self.sign = 1.0 if inner.scale > 0 else -1.0
         self.singular_values = abs(inner.scale) * outer.singular_values
 
-    def Vt(self, x: Tensor) -> Tensor:
+    def _Vt(self, x: Tensor) -> Tensor:
         return self.outer.Vt(x)
 
-    def V(self, c: Tensor) -> Tensor:
+    def _V(self, c: Tensor) -> Tensor:
         return self.outer.V(c)
 
-    def Ut(self, y: Tensor) -> Tensor:
+    def _Ut(self, y: Tensor) -> Tensor:
         return self.sign * self.outer.Ut(y)
 
-    def U(self, c: Tensor) -> Tensor:
+    def _U(self, c: Tensor) -> Tensor:
         return self.sign * self.outer.U(c)

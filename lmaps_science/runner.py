@@ -17,13 +17,82 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from lmaps_science.io import DataError, atomic_write, write_fits, write_netcdf
+from lmaps_science.cards.problem import Problem
+from lmaps_science.cards.registry import find_kind
+from lmaps_science.io import DataError, atomic_write, write_netcdf
 from lmaps_science.io.files import make_folder
 from lmaps_science.io.results import plain_json
-from lmaps_science.problem import Problem
-from lmaps_science.sample import Solver
+from lmaps_science.plots import plot_reconstruction, plot_samples
+from lmaps_science.sampling import Solver, sample
 
-__all__ = ["checkpoint_name", "describe", "metrics_table", "results_folder", "write_results"]
+__all__ = [
+    "checkpoint_name",
+    "describe",
+    "metrics_table",
+    "reconstruct",
+    "results_folder",
+    "write_results",
+]
+
+
+def reconstruct(
+    problem: Problem,
+    out: str | os.PathLike[str],
+    n_samples: int = 4,
+    seed: int = 0,
+    *,
+    solver: Solver | None = None,
+    batch_size: int | None = None,
+    checkpoint: bool = True,
+    each_sample: bool = False,
+    progress: bool = True,
+) -> xr.Dataset:
+    """All that `lmaps run` does: sample, keep checkpoints, analyse, draw and write to a folder.
+
+    Args:
+        problem: of `load_problem`.
+        out: folder for the results; made if missing. It gets all of them, or none.
+        n_samples, seed, batch_size, progress: as in :func:`lmaps_science.sample`.
+        solver: default: that of the card's preset in use.
+        checkpoint: keep one in `out` while it runs, from which the same call goes on after an
+            interruption.
+        each_sample: write each sample in the field's format, too.
+
+    Returns:
+        The dataset that `result.nc` holds.
+
+    Raises:
+        DataError: `out` cannot be written to.
+        OSError: the disk is full.
+        FloatingPointError: a NaN or an infinity appeared.
+    """
+    solver = problem.solver if solver is None else solver
+    with results_folder(out, 8 + n_samples * problem.image.size * 20e-6) as folder:
+        name = checkpoint_name(problem, solver, n_samples, seed, batch_size)
+        saved = Path(out).expanduser() / name
+        try:
+            result = sample(
+                problem,
+                solver,
+                n_samples,
+                seed,
+                batch_size=batch_size,
+                checkpoint=saved if checkpoint else None,
+                progress=progress,
+            )
+            data = problem.analyse(result)
+            write_results(folder, data, each_sample)
+            plot_reconstruction(data, path=folder / "figure.png")
+            if n_samples > 1:
+                plot_samples(data, path=folder / "samples.png")
+        except KeyboardInterrupt:
+            again = "the same command goes on from here" if saved.exists() else "nothing was kept"
+            raise KeyboardInterrupt(again) from None
+        except FloatingPointError:
+            saved.unlink(missing_ok=True)  # it leads nowhere else
+            raise
+    saved.unlink(missing_ok=True)  # the results are where they belong
+    return data
 
 
 def metrics_table(data: xr.Dataset) -> str:
@@ -132,36 +201,17 @@ def _disk_full(out: Path, what: str) -> OSError:
 def write_results(folder: Path, data: xr.Dataset, each_sample: bool = False) -> None:
     """Write an analysed result: everything as NetCDF, images in the field's format, a summary.
 
-    `result.nc` (for `read_netcdf`), `summary.txt`, `summary.json`, the mean image and with
-    `each_sample` the samples: as FITS where the flux is known, and so their unit; of MRI the
-    magnitudes as NIfTI, which every viewer shows.
+    `result.nc` (for `read_netcdf`), `summary.txt`, `summary.json`, and what the field's `export`
+    writes of the mean and, with `each_sample`, of the samples.
     """
     data.attrs.update(_commit())
     write_netcdf(folder / "result.nc", data)
-    images = {"mean": data["image_mean"]}
-    if each_sample:
-        images |= {f"sample_{k:03d}": image for k, image in enumerate(data["image"])}
-    history = [f"lmaps-science: {data.attrs.get('problem')}", str(data.attrs.get("solver"))]
-    for name, image in images.items():
-        if data["image"].attrs.get("units") == "Jy/pixel":
-            image = image.drop_vars("sample", errors="ignore")
-            write_fits(folder / f"{name}.fits", image, history=history)
-        elif data.attrs["kind"] == "mri":
-            from lmaps_science.io import write_nifti
-
-            magnitude = np.hypot(*image.values)
-            write_nifti(folder / f"{name}.nii.gz", magnitude, _voxel_mm(image))
+    find_kind(data.attrs["kind"], "result").write(folder, data, each_sample)
     metrics = {name: data[name].values.tolist() for name in _metrics(data)}
     summary = json.dumps({**data.attrs, "metrics": metrics}, indent=1, default=plain_json)
     for name, text in (("summary.json", summary), ("summary.txt", describe(data))):
         with atomic_write(folder / name) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
-
-
-def _voxel_mm(image: xr.DataArray) -> tuple[float, ...]:
-    """Size of a pixel along y and x; 1 where the file did not tell."""
-    known = all(image[axis].attrs.get("units") == "mm" for axis in "yx")
-    return tuple(abs(float(image[a][1] - image[a][0])) if known else 1.0 for a in "yx")
 
 
 def _metrics(data: xr.Dataset) -> list[str]:

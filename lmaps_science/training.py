@@ -20,12 +20,12 @@ from tqdm import tqdm
 
 from lmaps_science.io.files import atomic_write, make_folder, require_parent
 from lmaps_science.io.pytorch import read_tensors, write_tensors
-from lmaps_science.noise import SampleNoise, edm_schedule
+from lmaps_science.noise import EDM, SampleNoise
 from lmaps_science.priors.checkpoints import save_prior
 from lmaps_science.priors.covariance import LowRankCovariance
 from lmaps_science.priors.networks import NetworkDenoiser, build_network
 
-__all__ = ["ArrayImages", "Images", "TrainingSettings", "train"]
+__all__ = ["PRECISE", "ArrayImages", "Images", "TrainingSettings", "song_unet", "train"]
 
 NOISE_BANDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
 
@@ -108,6 +108,22 @@ class TrainingSettings:
             raise ValueError("steps, batch_size, validate_every, validation_images must be >= 1.")
         if not self.learning_rate > 0 or not self.log_sigma_std > 0:
             raise ValueError("learning_rate and log_sigma_std must be positive.")
+
+
+# Data that determine an image well need low noise levels, and no covariance beside the network.
+PRECISE = TrainingSettings(batch_size=8, learning_rate=1e-3, log_sigma_std=1.7, covariance_rank=0)
+
+
+def song_unet(**options: Any) -> dict[str, Any]:
+    """The architecture of the shipped priors, with these `options` of `build_network`."""
+    return {
+        "architecture": "song",
+        "preconditioning": "edm",
+        "sigma_data": 0.5,
+        "num_blocks": 1,
+        "dropout": 0.0,
+        **options,
+    }
 
 
 def in_model_space(images: Images, start: int, count: int) -> Tensor:
@@ -361,7 +377,7 @@ def draw(
 
     Source: Karras et al. 2022, algorithm 1.
     """
-    sigmas = (edm_schedule(32, 80.0, 0.01) if schedule is None else schedule).to(x)
+    sigmas = (EDM(32, 80.0, 0.01).sigmas if schedule is None else schedule).to(x)
     x = x * sigmas[0]
     for now, after in itertools.pairwise(sigmas):
         slope = (x - denoiser(x, now)) / now

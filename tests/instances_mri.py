@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 
 from lmaps_science.operators import Operator
 from lmaps_science.physics.mri import MultiCoilMRI, NonCartesianMRI
-from lmaps_science.physics.sampling import line_mask, radial_trajectory
+from lmaps_science.physics.sampling import line_mask
 
 Shape = tuple[int, ...]
 
@@ -17,6 +18,11 @@ def small_maps(shape: Shape) -> torch.Tensor:
     """Complex maps (..., coils, H, W) without any symmetry."""
     generator = torch.Generator().manual_seed(2)
     return torch.randn(shape, generator=generator, dtype=torch.complex128) / shape[-3] ** 0.5
+
+
+def some_points(n: int) -> np.ndarray:
+    """A trajectory (n, 2) without any order."""
+    return np.random.default_rng(7).uniform(-0.5, 0.5, (n, 2))
 
 
 def mri_columns() -> Operator:
@@ -33,7 +39,7 @@ def mri_points() -> Operator:
 
 
 def mri_radial() -> Operator:
-    return NonCartesianMRI(small_maps((2, 6, 7)), radial_trajectory(4, 9))
+    return NonCartesianMRI(small_maps((2, 6, 7)), some_points(36))
 
 
 MRI_OPERATORS: list[Callable[[], Operator]] = [

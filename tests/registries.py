@@ -16,8 +16,9 @@ from instances_mri import MRI_OPERATORS
 from instances_scattering import SCATTERING
 
 from lmaps_science.local_map import BarzilaiBorwein, ConjugateGradient, GradientSteps
-from lmaps_science.misfit import ClosureMisfit, GaussianMisfit, Misfit
+from lmaps_science.misfit import GaussianMisfit, Misfit
 from lmaps_science.operators import Affine, LinearOperator, Operator, Scaling, SVDOperator
+from lmaps_science.physics.closure_misfit import ClosureMisfit
 from lmaps_science.physics.interferometry import ClosureQuantities, ClosureSet, Visibilities
 from lmaps_science.priors import (
     Denoiser,
@@ -28,7 +29,7 @@ from lmaps_science.priors import (
     TotalVariationPrior,
     from_function,
 )
-from lmaps_science.sample import InverseProblem, Solver
+from lmaps_science.sampling import InverseProblem, Solver
 from lmaps_science.solvers import (
     DAPS,
     DDNM,
@@ -55,16 +56,16 @@ class DenseSVD(SVDOperator):
         self.left, self.right = u, vh
         self.image_shape, self.data_shape = image_shape, (matrix.shape[0],)
 
-    def Vt(self, x):
+    def _Vt(self, x):
         return x.flatten(1) @ self.right.T
 
-    def V(self, c):
+    def _V(self, c):
         return (c @ self.right).reshape(-1, *self.image_shape)
 
-    def Ut(self, y):
+    def _Ut(self, y):
         return y @ self.left
 
-    def U(self, c):
+    def _U(self, c):
         return c @ self.left.T
 
 

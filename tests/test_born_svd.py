@@ -41,9 +41,6 @@ def test_singular_values_are_those_of_the_dense_matrix(pair):
     torch.testing.assert_close(svd.singular_values, exact, rtol=0.02, atol=0)
     above = exact > 1e-3 * exact[0]
     torch.testing.assert_close(svd.singular_values[above], exact[above], rtol=1e-6, atol=0)
-    assert svd.eigen_bounds == pytest.approx(
-        (float(exact[-1]) ** 2, float(exact[0]) ** 2), rel=0.04
-    )
     assert svd.norm() == pytest.approx(float(exact[0]))
 
 
@@ -69,24 +66,13 @@ def test_single_precision_vectors_are_orthonormal_too():
     torch.testing.assert_close(svd.Ut(svd.U(unit)), unit, rtol=0, atol=1e-3)
 
 
-def test_pseudo_inverse_and_damped_solve(pair):
-    operator, svd = pair
-    matrix, y = dense(operator), random_data(operator)
-    stacked = torch.cat([y.real.flatten(), y.imag.flatten()])
-    expected = torch.linalg.pinv(matrix, rtol=1e-3) @ stacked
-    got = svd.pinv(y, tolerance=1e-3).flatten()
-    assert (got - expected).norm() < 1e-4 * expected.norm()
-    b, damping = random_images(operator.image_shape[-1]), 1e-2 * svd.norm() ** 2
-    z = svd.solve_normal(b, damping)
-    torch.testing.assert_close(operator.normal(z) + damping * z, b, rtol=1e-6, atol=1e-6)
-
-
 def test_it_stays_a_decomposition_when_scaled(pair):
     operator, svd = pair
     scaled = svd @ Scaling(-0.5, operator.image_shape)
     assert isinstance(scaled, SVDOperator)
     y = operator(random_images(operator.image_shape[-1]))
-    gap = norm(scaled(scaled.pinv(y)) - y)
+    explained = scaled.V(scaled.Ut(y) / scaled.singular_values)
+    gap = norm(scaled(explained) - y)
     assert (gap < 1e-3 * norm(y)).all()
 
 

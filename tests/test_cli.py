@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 
 from lmaps_science import __all__ as public
 from lmaps_science import cli, load_prior, load_problem, runner, sample
+from lmaps_science.cards.load import load_card
 from lmaps_science.io import read_image, read_netcdf, read_uvfits, write_netcdf
 from lmaps_science.manifests import shipped_folder
-from lmaps_science.problem import load_card
 from lmaps_science.solvers import LMAPS
 
 UVFITS = str(Path(__file__).parent / "golden" / "black_hole_obs.uvfits")
@@ -205,12 +205,12 @@ def test_help_does_not_wait_for_torch():
 
 def test_the_public_names_exist_and_sample_stays_a_function():
     import lmaps_science
-    import lmaps_science.sample  # must not put the module in the function's place
+    import lmaps_science.sampling
 
     assert all(getattr(lmaps_science, name) is not None for name in public)
     assert callable(lmaps_science.sample)
     assert set(public) <= set(dir(lmaps_science))
-    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+    with pytest.raises(AttributeError, match="attribute nothing"):
         _ = lmaps_science.nothing
 
 
@@ -353,7 +353,7 @@ def test_a_disk_that_fills_up_leaves_the_checkpoint_alone(tmp_path, monkeypatch)
     command = [*M87, *QUICK, "--samples=1", "--out", tmp_path]
     (tmp_path / "summary.txt").write_text("old")
     with monkeypatch.context() as patched:
-        patched.setattr(runner, "write_fits", full)
+        patched.setattr("lmaps_science.problems.black_hole.export.write_fits", full)
         assert "the disk is full" in refuse(*command)
     (checkpoint,) = tmp_path.glob("checkpoint-*.pt")
     assert set(tmp_path.iterdir()) == {tmp_path / "summary.txt", checkpoint}

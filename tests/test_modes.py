@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lmaps_science.modes import find_modes
+from lmaps_science.problems.black_hole.modes import find_modes
 
 Y, X = np.mgrid[-15.5:16, -15.5:16]
 

@@ -5,12 +5,12 @@ import pytest
 import torch
 from registries import load_golden
 
-from lmaps_science.noise import SampleNoise, edm_schedule, ve_schedule, vp_alpha, vp_schedule
+from lmaps_science.noise import EDM, VE, VP, SampleNoise, vp_alpha
 
 # SampleNoise(0, (2,)), key (1, 3): results of a seed must survive new versions of this package.
 PINNED = [0.2409022539513414, 0.5557024261568443, 0.8210749982918211, -1.168044869284683]
 
-SCHEDULES = {"edm": edm_schedule, "ve": ve_schedule, "vp": vp_schedule}
+SCHEDULES = {"edm": EDM, "ve": VE, "vp": VP}
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def golden():
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_schedules_match_an_independent_implementation(golden, name):
-    sigmas = SCHEDULES[name](20)
+    sigmas = SCHEDULES[name](20).sigmas
     assert sigmas.dtype == torch.float64
     assert len(sigmas) == 21
     np.testing.assert_allclose(sigmas[:-1], golden[f"{name}_sigma"][:-1], rtol=1e-12)
@@ -48,7 +48,7 @@ def test_vp_alpha_is_the_scale_of_the_state(golden):
 
 def test_vp_noise_level_grows_as_its_differential_equation():
     """d log alpha / dt = -beta(t) / 2, with beta(t) = 0.1 + 19.9 t."""
-    sigmas = vp_schedule(2001)[:-1]
+    sigmas = VP(2001).sigmas[:-1]
     times = torch.linspace(1.0, 1e-3, 2001, dtype=torch.float64)
     slope = vp_alpha(sigmas).log().diff() / times.diff()
     middle = (times[1:] + times[:-1]) / 2
@@ -56,21 +56,21 @@ def test_vp_noise_level_grows_as_its_differential_equation():
 
 
 def test_schedules_take_their_ends_and_a_single_level():
-    sigmas = edm_schedule(7, sigma_max=50.0, sigma_min=0.3, power=3.0)
+    sigmas = EDM(7, sigma_max=50.0, sigma_min=0.3, power=3.0).sigmas
     assert math.isclose(float(sigmas[0]), 50)
     assert math.isclose(float(sigmas[-2]), 0.3)
     steps = (sigmas[:-1] ** (1 / 3)).diff()
     torch.testing.assert_close(steps, steps[:1].expand(6))
-    ratio = ve_schedule(5)[1:-1] / ve_schedule(5)[:-2]
+    ratio = VE(5).sigmas[1:-1] / VE(5).sigmas[:-2]
     torch.testing.assert_close(ratio, ratio[:1].expand(4))
     for name, schedule in SCHEDULES.items():
-        single = schedule(1)
-        assert single.tolist() == [float(schedule(9)[0]), 0.0], name
+        single = schedule(1).sigmas
+        assert single.tolist() == [float(schedule(9).sigmas[0]), 0.0], name
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_schedules_refuse_what_they_cannot_make(name):
-    with pytest.raises(ValueError, match=rf"levels=0.*Example: {name}_schedule\(50\)"):
+    with pytest.raises(ValueError, match=rf"levels=0.*Example: {name.upper()}\(50\)"):
         SCHEDULES[name](0)
     lowest = "time_min" if name == "vp" else "sigma_min"
     for wrong in (0.0, -1.0, 1e3, math.nan):

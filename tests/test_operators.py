@@ -3,7 +3,7 @@ import torch
 from registries import OPERATORS, FirstDifference, Squares, dense_svd
 
 from lmaps_science.arrays import inner, norm
-from lmaps_science.operators import Affine, LinearOperator, Operator, Scaling, SVDOperator
+from lmaps_science.operators import Affine, LinearOperator, Operator
 
 ALL = pytest.mark.parametrize("make", OPERATORS, ids=lambda make: make.__name__)
 
@@ -89,21 +89,11 @@ def test_norm_is_the_largest_singular_value():
     )
 
 
-def test_svd_pseudo_inverse_and_damped_solve():
-    operator = dense_svd() @ Scaling(-0.5, (1, 6, 5))
-    assert isinstance(operator, SVDOperator)
-    x, y = draw(operator), draw_like(operator(draw(operator)))
-    torch.testing.assert_close(operator(operator.pinv(y)), y)
-    damping = torch.tensor([0.1, 1.0, 10.0], dtype=torch.float64)
-    z = operator.solve_normal(x, damping)
-    torch.testing.assert_close(operator.normal(z) + damping[:, None, None, None] * z, x)
-
-
 def test_affine_maps_back_and_forth():
     affine = Affine(0.5, 1.0, (1, 2, 2))
     x = torch.tensor([[[[-1.0, 0.0], [1.0, 3.0]]]])
-    torch.testing.assert_close(affine.to_physical(x), (x + 1) / 2)
-    torch.testing.assert_close(affine.to_model(affine.to_physical(x)), x)
+    torch.testing.assert_close(affine(x), (x + 1) / 2)
+    torch.testing.assert_close(affine.to_model(affine(x)), x)
     with pytest.raises(ValueError, match="scale 0"):
         Affine(0.0, 1.0, (1, 2, 2))
 
@@ -135,7 +125,7 @@ def test_operators_that_override_only_vjp_share_it_with_pullback():
         def _forward(self, x):
             return x.round()
 
-        def vjp(self, x, v):
+        def _vjp(self, x, v):
             return v
 
     y, pull = StraightThrough().pullback(torch.full((1, 1, 2, 2), 0.7))

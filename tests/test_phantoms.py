@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from lmaps_science.phantoms import BlackHoleImages
+from lmaps_science.problems.black_hole.phantoms import BlackHoleImages
 
 
 def test_images_are_normalised_and_finite():
@@ -27,7 +27,7 @@ def test_item_depends_on_seed_and_index_alone():
 
 def test_item_is_the_same_in_another_process():
     code = (
-        "from lmaps_science.phantoms import BlackHoleImages;"
+        "from lmaps_science.problems.black_hole.phantoms import BlackHoleImages;"
         "import hashlib; print(hashlib.sha256(BlackHoleImages(seed=3)[11].tobytes()).hexdigest())"
     )
     run = [

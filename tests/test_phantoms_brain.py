@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lmaps_science.phantoms.brain import Anatomy, BrainSlices
+from lmaps_science.problems.mri.phantoms import Anatomy, BrainSlices
 
 
 @pytest.fixture(scope="module")

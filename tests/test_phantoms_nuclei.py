@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from lmaps_science.phantoms import NucleiImages
+from lmaps_science.problems.scattering.phantoms import NucleiImages
 
 
 @pytest.fixture(scope="module")

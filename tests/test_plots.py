@@ -73,10 +73,11 @@ def test_results_are_drawn_from_their_file(data, tmp_path):
     assert titles(again) == titles(plot_reconstruction(data))
 
 
-def test_a_result_needs_its_problem(problem, result):
+def test_a_result_without_its_problem_is_drawn_plainly(problem, result, tmp_path):
     assert len(panels(plot_samples(result, problem))) == 3
-    with pytest.raises(ValueError, match="give the problem as well"):
-        plot_samples(result)
+    assert len(panels(plot_samples(result, path=tmp_path / "samples.png"))) == 3
+    titles = [axis.get_title() for axis in panels(plot_reconstruction(result))]
+    assert titles == ["sample 0", "sample 1", "mean of 3 samples", "standard deviation"]
 
 
 def test_samples_are_drawn_mode_by_mode(data, tmp_path):

@@ -15,10 +15,10 @@ from lmaps_science.io import (
     write_netcdf,
 )
 from lmaps_science.io.images import MICROARCSECOND
-from lmaps_science.metrics import ring_statistics
-from lmaps_science.misfit import ClosureMisfit
+from lmaps_science.physics.closure_misfit import ClosureMisfit
 from lmaps_science.physics.interferometry import ClosureQuantities
-from lmaps_science.solvers import regularised_maximum_likelihood
+from lmaps_science.problems.black_hole.baselines import regularised_maximum_likelihood
+from lmaps_science.problems.black_hole.rings import ring_statistics
 
 pytest.importorskip("ehtim")
 GOLDEN = Path(__file__).parent / "golden"

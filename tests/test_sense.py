@@ -9,7 +9,7 @@ from lmaps_science.misfit import GaussianMisfit
 from lmaps_science.operators import Affine
 from lmaps_science.physics.mri import MultiCoilMRI
 from lmaps_science.physics.sampling import line_mask
-from lmaps_science.solvers.sense import sense_reconstruction
+from lmaps_science.problems.mri.baselines import sense_reconstruction
 
 sigpy = pytest.importorskip("sigpy", reason="SENSE takes the extra mri")
 birdcage_maps = pytest.importorskip("sigpy.mri").birdcage_maps

@@ -14,14 +14,14 @@ from registries import (
     inverse_problem,
 )
 
-from lmaps_science.arrays import channels_to_complex, complex_to_channels, norm
+from lmaps_science.arrays import as_channels, as_complex, norm
+from lmaps_science.cards.methods import build_solver
 from lmaps_science.local_map import ConjugateGradient
 from lmaps_science.misfit import GaussianMisfit
 from lmaps_science.noise import SampleNoise
 from lmaps_science.operators import Affine, LinearOperator, Scaling, SVDOperator
 from lmaps_science.priors import DiagonalCovariance, GaussianPrior, from_function
-from lmaps_science.problem.cards import build_solver
-from lmaps_science.sample import InverseProblem, State, sample
+from lmaps_science.sampling import InverseProblem, State, sample
 from lmaps_science.solvers import (
     DAPS,
     DDNM,
@@ -67,16 +67,16 @@ class MaskedFourier(SVDOperator):
         self.singular_values = (torch.arange(16) % 4 != 3).double()
         self.singular_values[:5] *= 0.3
 
-    def Vt(self, x):
-        return torch.fft.fft2(channels_to_complex(x), norm="ortho").flatten(1)
+    def _Vt(self, x):
+        return torch.fft.fft2(as_complex(x), norm="ortho").flatten(1)
 
-    def V(self, c):
-        return complex_to_channels(torch.fft.ifft2(c.reshape(-1, 1, 4, 4), norm="ortho"))
+    def _V(self, c):
+        return as_channels(torch.fft.ifft2(c.reshape(-1, 4, 4), norm="ortho"))
 
-    def Ut(self, y):
+    def _Ut(self, y):
         return y
 
-    def U(self, c):
+    def _U(self, c):
         return c
 
 
@@ -256,7 +256,7 @@ def test_the_noise_of_every_level_is_white(operator, solver, level):
         oracle,
         GaussianMisfit(operator, clean + 0.2 * noise, 0.2),
         Affine(1.0, 0.0, truth.shape[1:]),
-    )
+    ).prepare(solver)
     random = SampleNoise(3, tuple(range(batch)))
     sigma, after = (float(s) for s in solver.sigmas[level : level + 2])
     x = truth + sigma * torch.randn((batch, *truth.shape[1:]), generator=generator).double()
@@ -273,7 +273,8 @@ def test_ddrm_starts_with_the_noise_of_its_first_level():
     noise = torch.randn(batch, 9, generator=torch.Generator().manual_seed(0)).double()
     misfit = GaussianMisfit(operator, 200.0 * noise, 200.0)  # some s above 200 / 152, some below
     solver, random = DDRM(20), SampleNoise(0, tuple(range(batch)))
-    x = solver.init(inverse_problem(misfit), random).x.flatten(1) / solver.sigmas[0]
+    problem = inverse_problem(misfit).prepare(solver)
+    x = solver.init(problem, random).x.flatten(1) / solver.sigmas[0]
     covariance = x.T @ x / batch
     assert covariance.diagonal().mean() == pytest.approx(1, abs=0.03)
     assert (covariance - torch.eye(30)).abs().max() < 0.2

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from lmaps_science.cards.registry import recipes
 from lmaps_science.io import DataError
 from lmaps_science.priors import load_prior, prior_info
 from lmaps_science.priors.networks import build_network
-from lmaps_science.recipes import RECIPES
 from lmaps_science.training import ArrayImages, TrainingSettings, draw, edm_loss, train
 
 pytest.importorskip("accelerate")
@@ -180,9 +180,9 @@ def test_divergence_is_reported(tmp_path):
         train(CONFIG, images(0), images(1), tmp_path, bad, progress=False)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", sorted(recipes()))
 def test_recipes_fit_their_images(name):
-    recipe = RECIPES[name]
+    recipe = recipes()[name]
     network = build_network({**recipe.config, "image_shape": [2 if name == "brain" else 1, 64, 64]})
     assert 1e6 < sum(p.numel() for p in network.parameters()) < 6e6, "12 MB in half precision"
     if name != "brain":  # needs a package that tests do without

@@ -1,12 +1,6 @@
-"""Metrics: one value per sample, (B,), from torch tensors or NumPy arrays."""
+"""Metrics of any field: one value per sample, (B,), from torch tensors or NumPy arrays."""
 
-from lmaps_science.metrics.black_hole import (
-    benchmark_chi2,
-    blur_psnr,
-    chi2,
-    phase_chi2,
-    rescale_to_flux,
-)
+from lmaps_science.metrics.chi2 import chi2, phase_chi2
 from lmaps_science.metrics.image import (
     align,
     aligned_psnr,
@@ -17,21 +11,16 @@ from lmaps_science.metrics.image import (
     relative_misfit,
     ssim,
 )
-from lmaps_science.metrics.rings import ring_statistics
 
 __all__ = [
     "align",
     "aligned_psnr",
-    "benchmark_chi2",
     "blur",
-    "blur_psnr",
     "chi2",
     "magnitudes",
     "nxcorr",
     "phase_chi2",
     "psnr",
     "relative_misfit",
-    "rescale_to_flux",
-    "ring_statistics",
     "ssim",
 ]

@@ -69,22 +69,17 @@ class BornSVD(SVDOperator):
         self.singular_values = parts["singular_values"].to(operator.like)
         self.right = parts["right"].to(operator.like)  # (r, N^2)
 
-    @property
-    def eigen_bounds(self) -> tuple[float, float]:
-        """Smallest and largest eigenvalue of A^T A on the span of V."""
-        return float(self.singular_values.min()) ** 2, float(self.singular_values.max()) ** 2
-
-    def Vt(self, x: Tensor) -> Tensor:
+    def _Vt(self, x: Tensor) -> Tensor:
         return x.flatten(1) @ self.right.T
 
-    def V(self, c: Tensor) -> Tensor:
+    def _V(self, c: Tensor) -> Tensor:
         return (c @ self.right).reshape(-1, *self.image_shape)
 
-    def Ut(self, y: Tensor) -> Tensor:
-        return self.Vt(self.operator.adjoint(y)) / self.singular_values
+    def _Ut(self, y: Tensor) -> Tensor:
+        return self._Vt(self.operator.adjoint(y)) / self.singular_values
 
-    def U(self, c: Tensor) -> Tensor:
-        return self.operator(self.V(c / self.singular_values))
+    def _U(self, c: Tensor) -> Tensor:
+        return self.operator(self._V(c / self.singular_values))
 
     def _forward(self, x: Tensor) -> Tensor:
         return self.operator(x)

@@ -20,7 +20,6 @@ __all__ = [
     "mvue",
     "noise_covariance",
     "prewhiten",
-    "rss",
 ]
 
 
@@ -42,11 +41,6 @@ def mvue(kspace: ArrayLike, maps: ArrayLike) -> np.ndarray:
     norm = np.sqrt((np.abs(s) ** 2).sum(-3))
     image = (s.conj() * _centred_ifft2(k)).sum(-3)
     return image / np.where(norm > 0, norm, 1)
-
-
-def rss(kspace: ArrayLike) -> np.ndarray:
-    """Root of the sum of squares of the coil images, sqrt(sum_c |F^-1 k_c|^2): (..., H, W)."""
-    return np.sqrt((np.abs(_centred_ifft2(np.asarray(kspace))) ** 2).sum(-3))
 
 
 # ---------------------------------------------------------------- coil maps

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lmaps_science.arrays import Movable, real_dtype
 from lmaps_science.operators import LinearOperator, Operator
+from lmaps_science.physics.linear_map import LinearMap, finufft
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -106,25 +107,29 @@ class Visibilities(LinearOperator):
 
     def _forward(self, x: Tensor) -> Tensor:
         if self.method == "nufft":
-            return _LinearMap.apply(x, self._nufft, self._nufft_adjoint)
+            return LinearMap.apply(x, self._nufft, self._nufft_adjoint)
         products = torch.view_as_complex((x @ self.columns).unflatten(-1, (-1, 2)))
         return (products[:, 0] * self.weights).sum(dim=1)
 
     def _adjoint(self, y: Tensor) -> Tensor:
         if self.method == "nufft":
-            return _LinearMap.apply(y, self._nufft_adjoint, self._nufft)
+            return LinearMap.apply(y, self._nufft_adjoint, self._nufft)
         spread = y[:, None, None, :] * self.weights.conj()
         return torch.view_as_real(spread).flatten(-2) @ self.columns.T
 
     def _nufft(self, x: Tensor) -> Tensor:
         image = x[:, 0].to("cpu", torch.complex128).numpy()
-        sums = _finufft().nufft2d2(*self._nufft_points(), image, isign=1, **self._nufft_options())
+        sums = finufft("Visibilities(method='nufft')").nufft2d2(
+            *self._nufft_points(), image, isign=1, **self._nufft_options()
+        )
         return self.weights * torch.as_tensor(sums).to(self.weights).reshape(len(x), -1)
 
     def _nufft_adjoint(self, y: Tensor) -> Tensor:
         strengths = (self.weights.conj() * y).to("cpu", torch.complex128).resolve_conj().numpy()
         shape, options = self.image_shape[1:], self._nufft_options()
-        image = _finufft().nufft2d1(*self._nufft_points(), strengths, shape, isign=-1, **options)
+        image = finufft("Visibilities(method='nufft')").nufft2d1(
+            *self._nufft_points(), strengths, shape, isign=-1, **options
+        )
         image = torch.as_tensor(image.real.reshape(len(y), *self.image_shape))
         return image.to(self.weights.device, real_dtype(self.weights.dtype))
 
@@ -135,30 +140,6 @@ class Visibilities(LinearOperator):
     def _nufft_options(self) -> dict[str, Any]:
         single = self.weights.dtype == torch.complex64
         return {"eps": 1e-8 if single else 1e-13, "nthreads": torch.get_num_threads()}
-
-
-class _LinearMap(torch.autograd.Function):
-    """A linear map written outside PyTorch, with its transpose as derivative."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, apply: Callable, transpose: Callable) -> Tensor:
-        ctx.maps = transpose, apply
-        return apply(x)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        return _LinearMap.apply(gradient, *ctx.maps), None, None
-
-
-def _finufft() -> Any:
-    try:
-        import finufft
-    except ImportError as error:
-        raise ImportError(
-            "Visibilities(method='nufft') needs finufft: pip install 'lmaps-science[nufft]', "
-            "or use method='dft'."
-        ) from error
-    return finufft
 
 
 class ClosureSet(Movable):
@@ -208,15 +189,6 @@ class ClosureSet(Movable):
         """Log closure amplitudes: (B, n_ca)."""
         logs = visibilities.abs().clamp_min(self.floor).log()
         return (logs[:, self.amplitude_index] * self.amplitude_sign).sum(-1)
-
-    def standard_deviations(self, visibilities: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """First-order errors of phases (B, n_cp) and log amplitudes (B, n_ca).
-
-        s^2 = sum_k sigma_k^2 / |V_k|^2, with `sigma` (n_vis,) in the unit of the visibilities.
-        """
-        variance = (sigma / visibilities.abs().clamp_min(self.floor)) ** 2
-        phase = variance[:, self.phase_index].sum(-1).sqrt()
-        return phase, variance[:, self.amplitude_index].sum(-1).sqrt()
 
     def vjp(self, visibilities: Tensor, v_phases: Tensor, v_log_amplitudes: Tensor) -> Tensor:
         """Derivative of <v_phases, theta> + <v_log_amplitudes, A> by the visibilities, (B, n_vis).
@@ -277,12 +249,11 @@ class ClosureQuantities(Operator):
         flux = x.sum(dim=(1, 2, 3))[:, None]
         return torch.cat([self.closures.phases(vis), self.closures.log_amplitudes(vis), flux], 1)
 
-    def pullback(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    def _pullback(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """Closure quantities and the closed-form map v -> J^T v, which reuses the visibilities."""
         vis = self.visibilities(x)
 
         def pull(v: Tensor) -> Tensor:
-            self._check_data(v)
             v_phases, v_amplitudes, v_flux = v.split([self.n_phases, self.n_amplitudes, 1], dim=1)
             by_vis = self.closures.vjp(vis, v_phases, v_amplitudes)
             return self.visibilities.adjoint(by_vis) + v_flux[:, :, None, None]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["LinearMap"]
+__all__ = ["LinearMap", "finufft"]
 
 
 class LinearMap(torch.autograd.Function):
@@ -27,3 +27,16 @@ class LinearMap(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         """`transpose(gradient)`."""
         return LinearMap.apply(gradient, *ctx.maps), None, None
+
+
+def finufft(owner: str) -> Any:
+    """The module of non-uniform Fourier transforms, which `owner` needs.
+
+    Raises:
+        ImportError: it is missing, with the extra to install.
+    """
+    try:
+        import finufft
+    except ImportError as error:
+        raise ImportError(f"{owner} needs finufft: pip install 'lmaps-science[nufft]'") from error
+    return finufft

@@ -104,7 +104,7 @@ class FullWaveScattering(Operator):
     def _forward(self, x: Tensor) -> Tensor:
         return _Scatter.apply(x, self)
 
-    def pullback(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    def _pullback(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """The data and the map v -> J(x)^H v: one solve each."""
         with torch.no_grad():
             u = self.fields(x)
@@ -113,7 +113,6 @@ class FullWaveScattering(Operator):
             y = self.receivers.record(self.receivers.split(rows))
 
         def pull(v: Tensor) -> Tensor:
-            self._check_data(v)
             with torch.no_grad():
                 # spread is S^H v; the conjugate of it is the source of the adjoint field
                 rows = self.receivers.join(self.receivers.spread(v.to(y.dtype)))
@@ -169,7 +168,7 @@ class _Scatter(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, operator: FullWaveScattering) -> Tensor:
-        y, ctx.pull = operator.pullback(x)
+        y, ctx.pull = operator._pullback(x)
         return y
 
     @staticmethod

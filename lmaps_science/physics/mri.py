@@ -7,6 +7,7 @@ have unit norm (sum_c |S_c|^2 = 1).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,9 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from lmaps_science.arrays import real_dtype
-from lmaps_science.operators import LinearOperator
-from lmaps_science.physics.linear_map import LinearMap
+from lmaps_science.arrays import as_channels, as_complex, real_dtype
+from lmaps_science.operators import LinearOperator, Operator
+from lmaps_science.physics.linear_map import LinearMap, finufft
 
 __all__ = ["MultiCoilMRI", "NonCartesianMRI"]
 
@@ -61,6 +62,26 @@ class MultiCoilMRI(LinearOperator):
         moved = super().to(device=device, dtype=dtype)
         moved._build()
         return moved
+
+    def _select(self, rows: Tensor) -> MultiCoilMRI:
+        maps = self.maps if self.maps.ndim == 3 else self.maps[rows]
+        mask = self.mask if self.mask.ndim == 2 else self.mask[rows]
+        return self._of(maps, mask)
+
+    def _stacked(self, operators: Sequence[Operator], reason: str) -> Operator:
+        found = [o for o in operators if isinstance(o, MultiCoilMRI)]
+        if len({o.data_shape for o in found}) > 1:
+            raise ValueError(f"scans of different sizes cannot share a batch: {reason}.")
+        same = [all(torch.equal(getattr(found[0], n), getattr(o, n)) for o in found)
+                for n in ("maps", "mask")]  # fmt: skip
+        maps = self.maps if same[0] else torch.stack([o.maps for o in found])
+        mask = self.mask if same[1] else torch.stack([o.mask for o in found])
+        return self._of(maps, mask)
+
+    def _of(self, maps: Tensor, mask: Tensor) -> MultiCoilMRI:
+        other = MultiCoilMRI(maps, mask)
+        other._meter = self._meter
+        return other
 
     def _build(self) -> None:
         """Tables of the transforms, which go along one axis after the other.
@@ -117,10 +138,9 @@ class MultiCoilMRI(LinearOperator):
     def _adjoint(self, y: Tensor) -> Tensor:
         return LinearMap.apply(y, self._combine, self._sense)
 
-    def normal(self, x: Tensor) -> Tensor:
-        """A^H A x, like `x`: sum_c conj(S_c) F^-1 M F (S_c x)."""
-        self._check_image(x)
-        return LinearMap.apply(x, self._normal, self._normal)
+    def _normal(self, x: Tensor) -> Tensor:
+        """sum_c conj(S_c) F^-1 M F (S_c x)."""
+        return LinearMap.apply(x, self._sense_and_combine, self._sense_and_combine)
 
     # Coil by coil: an image stays in the cache through all of its steps, which takes half the time
     # of passes over all coils.
@@ -147,7 +167,7 @@ class MultiCoilMRI(LinearOperator):
             total.addcmul_(self._second(lines), maps)
         return self._channels(total)
 
-    def _normal(self, x: Tensor) -> Tensor:
+    def _sense_and_combine(self, x: Tensor) -> Tensor:
         image = self._own_image(x)
         total, weight = torch.zeros_like(image), self._whole_lines
         if weight is None:
@@ -186,10 +206,10 @@ class MultiCoilMRI(LinearOperator):
         return torch.fft.ifft(spectrum, norm="forward")
 
     def _own_image(self, x: Tensor) -> Tensor:
-        return self._turn(_as_complex(x)).contiguous() * self._pre
+        return self._turn(as_complex(x)).contiguous() * self._pre
 
     def _channels(self, image: Tensor) -> Tensor:
-        channels = _as_channels(image * self._pre.conj())
+        channels = as_channels(image * self._pre.conj())
         return self._turn(channels).contiguous()
 
 
@@ -230,16 +250,20 @@ class NonCartesianMRI(LinearOperator):
         return LinearMap.apply(y, self._combine, self._sense)
 
     def _sense(self, x: Tensor) -> Tensor:
-        seen = (self.maps * _as_complex(x)[:, None]).flatten(0, 1)
-        y = _finufft().nufft2d2(*self._points(), seen.cpu().numpy(), isign=-1, **self._options())
+        seen = (self.maps * as_complex(x)[:, None]).flatten(0, 1)
+        y = finufft("NonCartesianMRI").nufft2d2(
+            *self._points(), seen.cpu().numpy(), isign=-1, **self._options()
+        )
         return self._tensor(y, (len(x), *self.maps.shape[:1], -1))
 
     def _combine(self, y: Tensor) -> Tensor:
         values = y.to(self.maps.dtype).resolve_conj().flatten(0, 1).cpu().contiguous().numpy()
         size = tuple(self.maps.shape[1:])
-        images = _finufft().nufft2d1(*self._points(), values, size, isign=1, **self._options())
+        images = finufft("NonCartesianMRI").nufft2d1(
+            *self._points(), values, size, isign=1, **self._options()
+        )
         images = self._tensor(images, (len(y), *self.maps.shape))
-        return _as_channels((self.maps.conj() * images).sum(1))
+        return as_channels((self.maps.conj() * images).sum(1))
 
     def _points(self) -> tuple[np.ndarray, np.ndarray]:
         ky, kx = np.ascontiguousarray(2 * np.pi * self.trajectory.T, dtype=self._real())
@@ -255,16 +279,6 @@ class NonCartesianMRI(LinearOperator):
     def _tensor(self, values: np.ndarray, shape: tuple[int, ...]) -> Tensor:
         height, width = self.maps.shape[1:]
         return torch.as_tensor(values).to(self.maps).reshape(shape) / (height * width) ** 0.5
-
-
-def _finufft() -> Any:
-    try:
-        import finufft
-    except ImportError as error:
-        raise ImportError(
-            "NonCartesianMRI needs finufft: pip install 'lmaps-science[nufft]'."
-        ) from error
-    return finufft
 
 
 def _checked_maps(owner: str, maps: ArrayLike | Tensor) -> Tensor:
@@ -342,11 +356,3 @@ def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
     if like.device.type != "cpu":
         return like.new_zeros(shape)
     return torch.from_numpy(np.zeros(shape, dtype=str(like.dtype).removeprefix("torch.")))
-
-
-def _as_complex(x: Tensor) -> Tensor:
-    return torch.complex(x[:, 0], x[:, 1])
-
-
-def _as_channels(image: Tensor) -> Tensor:
-    return torch.stack([image.real, image.imag], dim=1)

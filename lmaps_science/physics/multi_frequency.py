@@ -28,22 +28,43 @@ class MultiFrequency(Operator):
             )
         self.operators = tuple(operators)
         self.image_shape = self.operators[0].image_shape
-        self.data_shape = self._stacked()
+        self._take_stock()
+
+    def _take_stock(self) -> None:
+        """What follows from the operators."""
+        self.data_shape = (len(self.operators), *(self.operators[0].data_shape or ()))
+        self.provides = frozenset.intersection(*(o.provides for o in self.operators))
+        self.provides |= {"multi-frequency"}
+        self.batch = next((o.batch for o in self.operators if o.batch is not None), None)
 
     def lowest(self, count: int) -> MultiFrequency:
         """The same with the first `count` frequencies alone."""
         part = copy.copy(self)
         part.operators = self.operators[:count]
-        part.data_shape = part._stacked()
+        part._take_stock()
         return part
 
-    def _stacked(self) -> tuple[int, ...]:
-        return (len(self.operators), *(self.operators[0].data_shape or ()))
+    def _select(self, rows: Tensor) -> MultiFrequency:
+        return self._of([operator.select(rows) for operator in self.operators])
+
+    def _stacked(self, operators: Sequence[Operator], reason: str) -> Operator:
+        sets = [o.operators for o in operators if isinstance(o, MultiFrequency)]
+        if len({len(one) for one in sets}) > 1:
+            raise ValueError(
+                f"observations of different frequencies cannot share a batch: {reason}."
+            )
+        return self._of([Operator.stack(each) for each in zip(*sets, strict=True)])
+
+    def _of(self, operators: Sequence[Operator]) -> MultiFrequency:
+        joined = copy.copy(self)
+        joined.operators = tuple(operators)
+        joined._take_stock()
+        return joined
 
     def _forward(self, x: Tensor) -> Tensor:
         return torch.stack([operator(x) for operator in self.operators], dim=1)
 
-    def pullback(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    def _pullback(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """The data and the map v -> sum_f J_f(x)^H v_f."""
         data, pulls = zip(*(operator.pullback(x) for operator in self.operators), strict=True)
 
@@ -64,7 +85,8 @@ class LinearMultiFrequency(MultiFrequency, LinearOperator):
     """`MultiFrequency` of linear operators."""
 
     operators: tuple[LinearOperator, ...]
-    vjp = LinearOperator.vjp
+    _vjp = LinearOperator._vjp
+    _pullback = LinearOperator._pullback
     linear = LinearOperator.linear
 
     def _adjoint(self, y: Tensor) -> Tensor:
@@ -87,6 +109,5 @@ class Clamp(Operator):
     def _forward(self, x: Tensor) -> Tensor:
         return x.clamp(self.low, self.high)
 
-    def vjp(self, x: Tensor, v: Tensor) -> Tensor:
-        """v where x is within the limits, else 0."""
+    def _vjp(self, x: Tensor, v: Tensor) -> Tensor:
         return torch.where((x >= self.low) & (x <= self.high), v, 0.0)

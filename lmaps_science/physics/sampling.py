@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-__all__ = ["calibration_region", "line_mask", "radial_trajectory", "spiral_trajectory"]
+__all__ = ["calibration_region", "line_mask"]
 
 
 def line_mask(
@@ -93,41 +93,3 @@ def calibration_region(mask: ArrayLike) -> tuple[slice, slice]:
             if high[axis] < mask.shape[axis] and lines[high[axis]].all():
                 high[axis], growing = high[axis] + 1, True
     return slice(low[0], high[0]), slice(low[1], high[1])
-
-
-def radial_trajectory(spokes: int, samples: int, golden: bool = True) -> np.ndarray:
-    """Spokes through the centre of k-space: (spokes * samples, 2), (ky, kx) in cycles per pixel.
-
-    Each has `samples` points from -1/2 up to 1/2. Angles advance by the golden angle
-    pi (sqrt(5) - 1) / 2, so that any number of successive spokes covers the plane evenly, or, with
-    `golden=False`, by pi / spokes.
-    """
-    _check_counts("radial_trajectory", spokes, samples)
-    step = math.pi * (math.sqrt(5) - 1) / 2 if golden else math.pi / spokes
-    angle = step * np.arange(spokes)[:, None]
-    radius = (np.arange(samples) - samples // 2) / samples
-    return np.stack([radius * np.sin(angle), radius * np.cos(angle)], axis=-1).reshape(-1, 2)
-
-
-def spiral_trajectory(interleaves: int, samples: int, turns: float = 16.0) -> np.ndarray:
-    """Archimedean spirals, rotated copies of one: (interleaves * samples, 2), (ky, kx).
-
-    In cycles per pixel, each from the centre out to a radius of 1/2 in `turns` turns with points at
-    equal distances along it (for many turns), so that all cover like areas of k-space. Radially,
-    interleaves * turns rings of a distance 1 / (2 interleaves turns) result: for full sampling of
-    n x n pixels interleaves * turns >= n / 2.
-    """
-    _check_counts("spiral_trajectory", interleaves, samples)
-    if not turns > 0:
-        raise ValueError(f"spiral_trajectory: turns is {turns:g}, expected > 0, e.g. 16.")
-    fraction = np.sqrt((np.arange(samples) + 0.5) / samples)  # length grows as the radius squared
-    angle = 2 * np.pi * (turns * fraction + np.arange(interleaves)[:, None] / interleaves)
-    points = np.stack([np.sin(angle), np.cos(angle)], axis=-1) * (fraction[:, None] / 2)
-    return points.reshape(-1, 2)
-
-
-def _check_counts(owner: str, curves: int, samples: int) -> None:
-    if curves < 1 or samples < 2:
-        raise ValueError(
-            f"{owner}: {curves} curve(s) of {samples} sample(s), expected >= 1 and >= 2."
-        )

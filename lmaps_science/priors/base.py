@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from lmaps_science.arrays import Movable
+from lmaps_science.metering import Meter
 from lmaps_science.priors.covariance import Covariance
+
+DenoiserType = TypeVar("DenoiserType", bound="Denoiser")
 
 
 class Denoiser(Movable, ABC):
@@ -35,6 +41,8 @@ class Denoiser(Movable, ABC):
     image_shape: tuple[int, int, int]
     value_range: tuple[float, float]
     covariance: Covariance | None = None
+    _meter: Meter | None = None
+    _autocast: torch.dtype | None = None
 
     def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Denoise ``x``.
@@ -52,7 +60,28 @@ class Denoiser(Movable, ABC):
             ValueError: wrong shape, or a noise level that is not finite and positive.
         """
         self._check_image(x)
-        return self._denoise(x, self._check_sigma(sigma, x))
+        levels = self._check_sigma(sigma, x)
+        # Here and not around the loop: the operator's products must keep their precision.
+        reduced = torch.autocast(x.device.type, self._autocast) if self._autocast else nullcontext()
+        with reduced:
+            denoised = self._denoise(x, levels).to(x.dtype)
+        if self._meter is not None:
+            self._meter.add("denoiser_calls")
+            if denoised.requires_grad:
+                denoised.register_hook(self._count_vjp)
+        return denoised
+
+    def metered(
+        self: DenoiserType, meter: Meter, autocast: torch.dtype | None = None
+    ) -> DenoiserType:
+        """A copy that counts its calls in `meter`, and runs in the dtype `autocast` if given."""
+        copied = copy.copy(self)
+        copied._meter, copied._autocast = meter, autocast
+        return copied
+
+    def _count_vjp(self, gradient: Tensor) -> None:
+        assert self._meter is not None
+        self._meter.add("denoiser_vjps")
 
     @abstractmethod
     def _denoise(self, x: Tensor, sigma: Tensor) -> Tensor:

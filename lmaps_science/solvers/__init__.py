@@ -1,7 +1,4 @@
-"""Methods: each a frozen dataclass with ``init`` and ``step``, run by ``lmaps_science.sample``.
-
-``regularised_maximum_likelihood`` is the one that needs no prior, and stands on its own.
-"""
+"""Methods: each a frozen dataclass with a schedule and ``step``, run by ``sample``."""
 
 from lmaps_science.solvers.annealed_langevin import AnnealedLangevin
 from lmaps_science.solvers.daps import DAPS
@@ -16,7 +13,6 @@ from lmaps_science.solvers.local_posterior import Langevin, Metropolis, PerturbA
 from lmaps_science.solvers.pigdm import PiGDM
 from lmaps_science.solvers.pnp_dm import PnPDM
 from lmaps_science.solvers.red_diff import REDDiff
-from lmaps_science.solvers.rml import regularised_maximum_likelihood
 from lmaps_science.solvers.score_mri import ScoreMRI
 
 __all__ = [
@@ -36,5 +32,4 @@ __all__ = [
     "PnPDM",
     "REDDiff",
     "ScoreMRI",
-    "regularised_maximum_likelihood",
 ]

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lmaps_science.misfit import GaussianMisfit
-from lmaps_science.noise import SampleNoise, ve_schedule
-from lmaps_science.sample import InverseProblem, State, start
+from lmaps_science.arrays import per_sample
+from lmaps_science.noise import VE, SampleNoise
+from lmaps_science.sampling import InverseProblem, Solver, State
 
 __all__ = ["AnnealedLangevin"]
 
 
 @dataclass(frozen=True)
-class AnnealedLangevin:
+class AnnealedLangevin(Solver):
     r"""Langevin steps on the posterior of the noisy image, one noise level after the other.
 
     .. math:: x \leftarrow x + \eta_i \left(\frac{D(x, \sigma_i) - x}{\sigma_i^2} +
@@ -50,28 +50,23 @@ class AnnealedLangevin:
                 f"AnnealedLangevin needs steps >= 1 and 0 < rate < 1, got steps={self.steps}, "
                 f"rate={self.rate}."
             )
-        ve_schedule(self.levels, self.sigma_max, self.sigma_min)  # refuses what it cannot make
+        super().__post_init__()
 
     @property
-    def sigmas(self) -> Tensor:
-        return ve_schedule(self.levels, self.sigma_max, self.sigma_min)
+    def schedule(self) -> VE:
+        return VE(self.levels, self.sigma_max, self.sigma_min)
 
-    def init(self, problem: InverseProblem, noise: SampleNoise) -> State:
-        pure, operator = start(problem, noise, self.sigmas[0]), problem.misfit.operator.linear
-        assert operator is not None, "requires linear"
-        norm = pure.x.new_tensor(operator.norm())
-        return State(x=pure.x, estimate=pure.estimate, extra={"operator_norm": norm})
+    def prepare(self, problem: InverseProblem) -> Tensor:
+        return problem.linear().norms()
 
     def step(self, i: int, state: State, problem: InverseProblem, noise: SampleNoise) -> State:
-        sigma, misfit, x = float(self.sigmas[i]), problem.misfit, state.x
-        assert isinstance(misfit, GaussianMisfit), "requires gaussian"
-        gamma = state.extra["operator_norm"] * sigma
+        sigma, misfit, x = float(self.sigmas[i]), problem.gaussian(), state.x
+        gamma = per_sample(problem.prepared * sigma, misfit.y)
         parts = 2 if misfit.y.is_complex() else 1  # gamma is that of a real number
-        spread = (misfit.sigma**2 + parts * gamma**2).sqrt()
-        widened = GaussianMisfit(misfit.operator, misfit.y, spread)
+        widened = misfit.with_sigma((misfit.sigma**2 + parts * gamma**2).sqrt())
         eta = self.rate * sigma**2
         for k in range(self.steps):
             denoised = problem.prior(x, sigma)
             score = (denoised - x) / sigma**2 - widened.gradient(x)[0]
             x = x + eta * score + (2 * eta) ** 0.5 * noise.normal(x, 1, i, k)
-        return State(x=x, estimate=denoised, extra=state.extra)
+        return State(x=x, estimate=denoised)

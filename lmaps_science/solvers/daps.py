@@ -11,15 +11,15 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from lmaps_science.noise import SampleNoise, edm_schedule
-from lmaps_science.sample import InverseProblem, State, start
+from lmaps_science.noise import EDM, SampleNoise
+from lmaps_science.sampling import InverseProblem, Solver, State
 from lmaps_science.solvers.local_posterior import LocalPosterior, LocalSampler, Metropolis
 
 __all__ = ["DAPS"]
 
 
 @dataclass(frozen=True)
-class DAPS:
+class DAPS(Solver):
     r"""Denoise along the prior's ODE, draw from the local posterior, renoise fully.
 
     Each level takes ``x`` to ``x0hat``, the end of a short probability-flow ODE, draws ``z`` about
@@ -50,18 +50,15 @@ class DAPS:
                 f"DAPS needs ode_steps >= 1, radius > 0 and temperature > 0, got ode_steps="
                 f"{self.ode_steps}, radius={self.radius}, temperature={self.temperature}."
             )
-        edm_schedule(self.levels, self.sigma_max, self.sigma_min)  # refuses what it cannot make
+        super().__post_init__()
 
     @property
     def requires(self) -> frozenset[str]:
         return self.local.requires
 
     @property
-    def sigmas(self) -> Tensor:
-        return edm_schedule(self.levels, self.sigma_max, self.sigma_min)
-
-    def init(self, problem: InverseProblem, noise: SampleNoise) -> State:
-        return start(problem, noise, self.sigmas[0])
+    def schedule(self) -> EDM:
+        return EDM(self.levels, self.sigma_max, self.sigma_min)
 
     def step(self, i: int, state: State, problem: InverseProblem, noise: SampleNoise) -> State:
         sigma, after = float(self.sigmas[i]), float(self.sigmas[i + 1])
@@ -74,7 +71,7 @@ class DAPS:
 
     def _ode(self, x: Tensor, sigma: float, problem: InverseProblem) -> Tensor:
         """dx/dsigma = (x - D(x, sigma)) / sigma from sigma to 0 by Euler's method (eq. 3)."""
-        grid = edm_schedule(self.ode_steps, sigma, min(0.01, 0.1 * sigma)).tolist()
+        grid = EDM(self.ode_steps, sigma, min(0.01, 0.1 * sigma)).sigmas.tolist()
         for now, then in pairwise(grid):
             x = x + (then - now) * (x - problem.prior(x, now)) / now
         return x

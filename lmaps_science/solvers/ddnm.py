@@ -8,17 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from lmaps_science.noise import SampleNoise, vp_schedule
-from lmaps_science.sample import InverseProblem, State, start
-from lmaps_science.solvers.spectral import spectrum
+from lmaps_science.noise import VP, SampleNoise
+from lmaps_science.sampling import InverseProblem, Solver, State
+from lmaps_science.solvers.spectral import Spectrum, spectrum
 
 __all__ = ["DDNM"]
 
 
 @dataclass(frozen=True)
-class DDNM:
+class DDNM(Solver):
     r"""Ancestral sampling whose denoised images take from the data what the data can tell.
 
     .. math:: \hat x = D(x, \sigma_i) + V \Lambda V^T A^\dagger (y - H(D(x, \sigma_i)))
@@ -38,19 +36,16 @@ class DDNM:
     time_min: float = 1e-3
     requires = frozenset({"gaussian", "svd"})
 
-    def __post_init__(self) -> None:
-        vp_schedule(self.levels, time_min=self.time_min)  # refuses what it cannot make
-
     @property
-    def sigmas(self) -> Tensor:
-        return vp_schedule(self.levels, time_min=self.time_min)
+    def schedule(self) -> VP:
+        return VP(self.levels, time_min=self.time_min)
 
-    def init(self, problem: InverseProblem, noise: SampleNoise) -> State:
-        return start(problem, noise, self.sigmas[0])
+    def prepare(self, problem: InverseProblem) -> Spectrum:
+        return spectrum(problem)
 
     def step(self, i: int, state: State, problem: InverseProblem, noise: SampleNoise) -> State:
         sigma, after = float(self.sigmas[i]), float(self.sigmas[i + 1])
-        data, denoised = spectrum(problem), problem.prior(state.x, sigma)
+        data, denoised = problem.prepared, problem.prior(state.x, sigma)
         shrink = (after / sigma) ** 2
         spread = after * (1 - shrink) ** 0.5  # sigma_t of eq. 18: the room for noise in x'
         brought = (1 - shrink) * data.noise  # a_t sigma_y / s: what the data bring at Lambda = 1

@@ -9,17 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from lmaps_science.noise import SampleNoise, vp_schedule
-from lmaps_science.sample import InverseProblem, State, start
-from lmaps_science.solvers.spectral import spectrum
+from lmaps_science.noise import VP, SampleNoise
+from lmaps_science.sampling import InverseProblem, Solver, State
+from lmaps_science.solvers.spectral import Spectrum, spectrum
 
 __all__ = ["DDRM"]
 
 
 @dataclass(frozen=True)
-class DDRM:
+class DDRM(Solver):
     r"""Put the data in place of the noise, coefficient by coefficient of the operator's SVD.
 
     A coefficient whose datum is less noisy than the next level, ``sigma_y / s <= sigma_{i+1}``, is
@@ -46,14 +45,17 @@ class DDRM:
                 f"DDRM needs 0 <= eta <= 1 and 0 <= eta_data <= 1, got eta={self.eta}, eta_data="
                 f"{self.eta_data}."
             )
-        vp_schedule(self.levels, time_min=self.time_min)  # refuses what it cannot make
+        super().__post_init__()
 
     @property
-    def sigmas(self) -> Tensor:
-        return vp_schedule(self.levels, time_min=self.time_min)
+    def schedule(self) -> VP:
+        return VP(self.levels, time_min=self.time_min)
+
+    def prepare(self, problem: InverseProblem) -> Spectrum:
+        return spectrum(problem)
 
     def init(self, problem: InverseProblem, noise: SampleNoise) -> State:
-        pure, data = start(problem, noise, self.sigmas[0]), spectrum(problem)
+        pure, data = super().init(problem, noise), problem.prepared
         sigma = float(self.sigmas[0])
         c = data.operator.Vt(pure.x)  # eq. 7
         keep = (1 - (data.noise / sigma) ** 2).clamp_min(0).sqrt()
@@ -62,7 +64,7 @@ class DDRM:
 
     def step(self, i: int, state: State, problem: InverseProblem, noise: SampleNoise) -> State:
         sigma, after = float(self.sigmas[i]), float(self.sigmas[i + 1])
-        data, denoised = spectrum(problem), problem.prior(state.x, sigma)
+        data, denoised = problem.prepared, problem.prior(state.x, sigma)
         fresh = noise.normal(denoised, 1, i)
         old = (1 - self.eta**2) ** 0.5 * after
         # eq. 8, first line: no data, the noise of x goes on

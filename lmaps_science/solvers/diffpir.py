@@ -7,17 +7,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from torch import Tensor
-
 from lmaps_science.local_map import LBFGS, LocalProblem, LocalSolver
-from lmaps_science.noise import SampleNoise, vp_schedule
-from lmaps_science.sample import InverseProblem, State, start
+from lmaps_science.noise import VP, SampleNoise
+from lmaps_science.sampling import InverseProblem, Solver, State
 
 __all__ = ["DiffPIR"]
 
 
 @dataclass(frozen=True)
-class DiffPIR:
+class DiffPIR(Solver):
     r"""Denoise, take the proximal point of the data term, renoise in part.
 
     .. math:: z = argmin_z L(z) + \frac{\lambda}{2 \sigma_i^2} ||z - D(x, \sigma_i)||^2, \quad
@@ -47,18 +45,15 @@ class DiffPIR:
                 f"DiffPIR needs regularisation > 0 and 0 <= zeta <= 1, got regularisation="
                 f"{self.regularisation}, zeta={self.zeta}."
             )
-        vp_schedule(self.levels, time_min=self.time_min)  # refuses what it cannot make
+        super().__post_init__()
 
     @property
     def requires(self) -> frozenset[str]:
         return self.local.requires
 
     @property
-    def sigmas(self) -> Tensor:
-        return vp_schedule(self.levels, time_min=self.time_min)
-
-    def init(self, problem: InverseProblem, noise: SampleNoise) -> State:
-        return start(problem, noise, self.sigmas[0])
+    def schedule(self) -> VP:
+        return VP(self.levels, time_min=self.time_min)
 
     def step(self, i: int, state: State, problem: InverseProblem, noise: SampleNoise) -> State:
         sigma, after = float(self.sigmas[i]), float(self.sigmas[i + 1])

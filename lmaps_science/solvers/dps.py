@@ -10,17 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from lmaps_science.arrays import norm, per_sample
-from lmaps_science.noise import SampleNoise, vp_alpha, vp_schedule
-from lmaps_science.sample import InverseProblem, State, start
+from lmaps_science.noise import VP, SampleNoise, vp_alpha
+from lmaps_science.sampling import InverseProblem, Solver, State
 
 __all__ = ["DPS"]
 
 
 @dataclass(frozen=True)
-class DPS:
+class DPS(Solver):
     r"""Ancestral sampling, with a gradient step on the residual through the denoiser.
 
     With ``R(x) = sqrt(2 s L(D(x)))``, ``s`` the misfit's unit (its ``objective_scale``), which for
@@ -44,19 +43,15 @@ class DPS:
     zeta: float = 0.25
     scale_free: bool = True
     time_min: float = 1e-3
-    requires = frozenset({"differentiable"})
 
     def __post_init__(self) -> None:
         if not self.zeta > 0:
             raise ValueError(f"DPS needs zeta > 0, got {self.zeta}. Example: DPS(zeta=0.25).")
-        vp_schedule(self.levels, time_min=self.time_min)  # refuses what it cannot make
+        super().__post_init__()
 
     @property
-    def sigmas(self) -> Tensor:
-        return vp_schedule(self.levels, time_min=self.time_min)
-
-    def init(self, problem: InverseProblem, noise: SampleNoise) -> State:
-        return start(problem, noise, self.sigmas[0])
+    def schedule(self) -> VP:
+        return VP(self.levels, time_min=self.time_min)
 
     def step(self, i: int, state: State, problem: InverseProblem, noise: SampleNoise) -> State:
         sigma, after = self.sigmas[i], self.sigmas[i + 1]

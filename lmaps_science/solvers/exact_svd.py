@@ -6,15 +6,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lmaps_science.local_map import LocalProblem
-from lmaps_science.misfit import GaussianMisfit
-from lmaps_science.operators import SVDOperator
+from lmaps_science.arrays import scaled
+from lmaps_science.local_map import LocalProblem, LocalSolver
 
 __all__ = ["ExactSVD"]
 
 
 @dataclass(frozen=True)
-class ExactSVD:
+class ExactSVD(LocalSolver):
     r"""The local MAP of a linear operator with known singular vectors (paper 1, eq. 15).
 
     Solves ``(w A^T A / v + w_p) (z - m) = w A^T (y - A m) / v`` for the variance ``v`` of a datum,
@@ -27,21 +26,17 @@ class ExactSVD:
     requires = frozenset({"svd", "gaussian"})
 
     def __call__(self, problem: LocalProblem) -> Tensor:
-        misfit = problem.misfit
-        operator = misfit.operator.linear
-        assert isinstance(misfit, GaussianMisfit), "requires gaussian"
-        assert isinstance(operator, SVDOperator), "requires svd"
-        if misfit.sigma.ndim or problem.covariance is not None or problem.prior_weight == 0:
+        operator, common = problem.misfit.svd(), problem.misfit.gaussian().common_variance
+        if common is None or problem.covariance is not None or problem.prior_weight == 0:
             raise ValueError(
                 "ExactSVD needs one sigma for all data, covariance='isotropic' and kappa1 > 0: "
                 "take ConjugateGradient() instead."
             )
         # The equation divided by w / v, so that the damping is all that depends on the level.
-        scale = misfit.variance / problem.misfit_weight
-        b = -scale * problem.gradient(problem.denoised)[0]
-        # b lies in the span of V but for what the decomposition left out, which `solve_normal`
-        # would divide by the damping alone: at high noise levels a leak of 1e-5 became the largest
-        # term.
-        damping = scale * problem.prior_weight
+        scale = common / problem.misfit_weight
+        b = scaled(-scale, problem.gradient(problem.denoised)[0])
+        # b lies in the span of V but for what the decomposition left out; to divide that by the
+        # damping alone made a leak of 1e-5 the largest term at high noise levels.
+        damping = (scale * problem.prior_weight).reshape(-1, 1)
         coefficients = operator.Vt(b) / (operator.singular_values**2 + damping)
         return problem.denoised + operator.V(coefficients)

@@ -11,12 +11,11 @@ Sampling for Diffusion Models", algorithm 4.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from lmaps_science.misfit import GaussianMisfit
 from lmaps_science.noise import SampleNoise
 from lmaps_science.physics.multi_frequency import MultiFrequency
-from lmaps_science.sample import InverseProblem, State
+from lmaps_science.sampling import InverseProblem, State
 from lmaps_science.solvers.lmaps import LMAPS
 
 __all__ = ["FrequencyHopping"]
@@ -48,13 +47,13 @@ class FrequencyHopping(LMAPS):
 
     def step(self, i: int, state: State, problem: InverseProblem, noise: SampleNoise) -> State:
         """One noise level, with the frequencies that belong to it."""
-        misfit = problem.misfit
-        assert isinstance(misfit, GaussianMisfit), "requires multi-frequency"
+        misfit = problem.gaussian()
         operator = misfit.operator
-        assert isinstance(operator, MultiFrequency), "requires multi-frequency"
+        if not isinstance(operator, MultiFrequency):
+            raise ValueError(f"FrequencyHopping needs several frequencies, got {operator!r}.")
         total, hops = len(operator.operators), self.hop_until * self.levels
         count = total if i >= hops else 1 + int(total * i / hops)
         part = copy.copy(misfit)
         part.operator = operator.lowest(count)
         part.y, part.sigma = misfit.y[:, :count], misfit.sigma[:, :count]
-        return super().step(i, state, replace(problem, misfit=part), noise)
+        return super().step(i, state, problem.with_misfit(part), noise)

@@ -10,15 +10,15 @@ from typing import Literal
 
 from torch import Tensor
 
-from lmaps_science.local_map import LBFGS, GradientSteps, LocalProblem, LocalSolver
-from lmaps_science.noise import SampleNoise, edm_schedule
-from lmaps_science.sample import InverseProblem, State, start
+from lmaps_science.local_map import LBFGS, LocalProblem, LocalSolver
+from lmaps_science.noise import EDM, SampleNoise
+from lmaps_science.sampling import InverseProblem, Solver, State
 
-__all__ = ["LMAPS", "TABLE_4"]
+__all__ = ["LMAPS"]
 
 
 @dataclass(frozen=True)
-class LMAPS:
+class LMAPS(Solver):
     r"""Local MAP sampling: denoise, solve a local MAP problem, go down one noise level.
 
     Args:
@@ -62,7 +62,7 @@ class LMAPS:
             raise ValueError(
                 f"LMAPS: covariance must be 'isotropic' or 'prior', got {self.covariance!r}."
             )
-        edm_schedule(self.levels, self.sigma_max, self.sigma_min)  # refuses what it cannot make
+        super().__post_init__()
 
     @property
     def requires(self) -> frozenset[str]:
@@ -70,13 +70,9 @@ class LMAPS:
         return self.local.requires | ({"covariance"} if self.covariance == "prior" else set())
 
     @property
-    def sigmas(self) -> Tensor:
+    def schedule(self) -> EDM:
         """The noise levels, and 0."""
-        return edm_schedule(self.levels, self.sigma_max, self.sigma_min)
-
-    def init(self, problem: InverseProblem, noise: SampleNoise) -> State:
-        """Pure noise."""
-        return start(problem, noise, self.sigmas[0])
+        return EDM(self.levels, self.sigma_max, self.sigma_min)
 
     def step(self, i: int, state: State, problem: InverseProblem, noise: SampleNoise) -> State:
         """One noise level."""
@@ -90,37 +86,10 @@ class LMAPS:
     def _local_problem(
         self, problem: InverseProblem, denoised: Tensor, sigma: float
     ) -> LocalProblem:
-        kappa2 = self.kappa2
-        if kappa2 is None:
+        kappa2: float | Tensor
+        if self.kappa2 is not None:
+            kappa2 = self.kappa2
+        else:
             kappa2 = self.kappa * self.kappa1**2 / problem.misfit.objective_scale
         covariance = problem.prior.covariance if self.covariance == "prior" else None
         return LocalProblem(denoised, problem.misfit, sigma, self.kappa1, kappa2, covariance)
-
-
-def _paper(levels: int, steps: int, rate: float, kappa1: float, kappa2: float) -> LMAPS:
-    return LMAPS(levels, kappa1, kappa2, local=GradientSteps(steps, rate))
-
-
-# Table 4 of the paper: (T, K, learning rate, kappa1, kappa2) for every task it reports.
-TABLE_4: dict[str, LMAPS] = {
-    "super_resolution": _paper(200, 100, 0.05, 0.15, 20),
-    "inpaint_box": _paper(200, 100, 0.02, 0.5, 50),
-    "inpaint_random": _paper(200, 100, 0.01, 0.22, 100),
-    "gaussian_deblurring": _paper(200, 100, 0.01, 0.22, 100),
-    "motion_deblurring": _paper(200, 100, 0.01, 0.25, 100),
-    "phase_retrieval": _paper(200, 100, 0.1, 10, 0.3),
-    "nonlinear_deblurring": _paper(200, 100, 0.02, 0.05, 1),
-    "high_dynamic_range": _paper(200, 100, 0.04, 0.2, 10),
-    "jpeg": _paper(200, 100, 0.2, 0.5, 5),
-    "quantization": _paper(200, 20, 0.2, 0.5, 5),
-    "scattering_360": _paper(200, 50, 1, 0, 5000),
-    "scattering_180": _paper(200, 50, 1, 0, 10000),
-    "scattering_60": _paper(200, 50, 1, 0, 30000),
-    "mri_4_noiseless": _paper(200, 100, 0.01, 0, 100),
-    "mri_4_raw": _paper(200, 100, 0.01, 0.4, 150),
-    "mri_8_noiseless": _paper(200, 100, 0.01, 0.4, 150),
-    "mri_8_raw": _paper(200, 100, 0.01, 0.4, 150),
-    "black_hole_3": _paper(100, 200, 0.01, 0.1, 0.01),
-    "black_hole_10": _paper(100, 200, 0.005, 0.1, 0.03),
-    "black_hole_100": _paper(100, 200, 0.01, 0.05, 0.05),
-}

@@ -9,17 +9,16 @@ with the mean ``m`` and the radius ``r`` of a local Gaussian prior and a tempera
 
 from __future__ import annotations
 
-import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from lmaps_science.arrays import inner, norm, per_sample
 from lmaps_science.local_map import ConjugateGradient, LocalProblem, LocalSolver
-from lmaps_science.misfit import GaussianMisfit, Misfit
+from lmaps_science.misfit import Misfit
 
 __all__ = ["Langevin", "LocalPosterior", "LocalSampler", "Metropolis", "PerturbAndMAP"]
 
@@ -43,19 +42,24 @@ class LocalPosterior:
         return away + slope / self.temperature, value
 
 
-class LocalSampler(Protocol):
+class LocalSampler(ABC):
     """Anything that takes a :class:`LocalPosterior` to one draw (about) from it.
 
     ``progress`` runs from 0 at the first noise level to 1 at the last.
     """
 
-    requires: frozenset[str]
+    @property
+    def requires(self) -> frozenset[str]:
+        """What the problem must provide."""
+        return frozenset({"differentiable"})
 
-    def __call__(self, target: LocalPosterior, progress: float, normal: Normal) -> Tensor: ...
+    @abstractmethod
+    def __call__(self, target: LocalPosterior, progress: float, normal: Normal) -> Tensor:
+        """One draw (B, C, H, W)."""
 
 
 @dataclass(frozen=True)
-class Langevin:
+class Langevin(LocalSampler):
     """Unadjusted Langevin steps, from the mean.
 
     The learning rate belongs to one operator and noise; it falls linearly over the noise levels,
@@ -65,7 +69,6 @@ class Langevin:
     steps: int = 100
     learning_rate: float = 1e-4
     last: float = 0.01
-    requires = frozenset({"differentiable"})
 
     def __post_init__(self) -> None:
         if not (self.steps >= 1 and self.learning_rate > 0 and self.last > 0):
@@ -80,7 +83,7 @@ class Langevin:
 
 
 @dataclass(frozen=True)
-class Metropolis:
+class Metropolis(LocalSampler):
     """Hamiltonian Monte Carlo from the mean, with steps that find their own length.
 
     A proposal is a path of ``leaps`` leapfrog steps from a random momentum; with one it is a
@@ -93,7 +96,6 @@ class Metropolis:
 
     steps: int = 100
     leaps: int = 10
-    requires = frozenset({"differentiable"})
 
     def __post_init__(self) -> None:
         if not 1 <= self.leaps <= self.steps:
@@ -132,7 +134,7 @@ class Metropolis:
 
 
 @dataclass(frozen=True)
-class PerturbAndMAP:
+class PerturbAndMAP(LocalSampler):
     r"""The minimiser for a mean and data with noise added: an exact draw where H is linear.
 
     .. math:: z = argmin_z \frac{||z - m - r n_1||^2}{2 r^2}
@@ -151,11 +153,10 @@ class PerturbAndMAP:
         return self.local.requires | {"gaussian"}
 
     def __call__(self, target: LocalPosterior, progress: float, normal: Normal) -> Tensor:
-        misfit, temperature = copy.copy(target.misfit), target.temperature
-        assert isinstance(misfit, GaussianMisfit), "requires gaussian"
+        misfit, temperature = target.misfit.gaussian(), target.temperature
         mean = target.mean + target.radius * normal(target.mean, 0)
         data = misfit.y.expand(len(mean), *misfit.y.shape[1:])
-        misfit.y = data + temperature**0.5 * misfit.sigma * normal(data, 1)
+        perturbed = misfit.with_data(data + temperature**0.5 * misfit.sigma * normal(data, 1))
         # With kappa1 = 1 the local problem is this one up to a factor.
         kappa2 = 1 / (temperature * misfit.objective_scale)
-        return self.local(LocalProblem(mean, misfit, target.radius, 1.0, kappa2))
+        return self.local(LocalProblem(mean, perturbed, target.radius, 1.0, kappa2))

@@ -9,17 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
 from lmaps_science.local_map import ConjugateGradient, LocalProblem, LocalSolver
-from lmaps_science.noise import SampleNoise, vp_schedule
-from lmaps_science.sample import InverseProblem, State, start
+from lmaps_science.noise import VP, SampleNoise
+from lmaps_science.sampling import InverseProblem, Solver, State
 
 __all__ = ["PiGDM"]
 
 
 @dataclass(frozen=True)
-class PiGDM:
+class PiGDM(Solver):
     r"""Ancestral sampling along the score of the posterior, for a round local prior.
 
     With ``Cov[x0 | x] = r^2 I`` the data add to the denoised image ``m = D(x, sigma)``
@@ -47,18 +46,15 @@ class PiGDM:
     def __post_init__(self) -> None:
         if not self.prior_std > 0:
             raise ValueError(f"PiGDM needs prior_std > 0, got {self.prior_std}.")
-        vp_schedule(self.levels, time_min=self.time_min)  # refuses what it cannot make
+        super().__post_init__()
 
     @property
     def requires(self) -> frozenset[str]:
         return self.local.requires
 
     @property
-    def sigmas(self) -> Tensor:
-        return vp_schedule(self.levels, time_min=self.time_min)
-
-    def init(self, problem: InverseProblem, noise: SampleNoise) -> State:
-        return start(problem, noise, self.sigmas[0])
+    def schedule(self) -> VP:
+        return VP(self.levels, time_min=self.time_min)
 
     def step(self, i: int, state: State, problem: InverseProblem, noise: SampleNoise) -> State:
         sigma, after = float(self.sigmas[i]), float(self.sigmas[i + 1])

@@ -11,15 +11,15 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from lmaps_science.noise import SampleNoise, edm_schedule, ve_schedule
-from lmaps_science.sample import InverseProblem, State
+from lmaps_science.noise import EDM, VE, SampleNoise
+from lmaps_science.sampling import InverseProblem, Solver, State
 from lmaps_science.solvers.local_posterior import LocalPosterior, LocalSampler, Metropolis
 
 __all__ = ["PnPDM"]
 
 
 @dataclass(frozen=True)
-class PnPDM:
+class PnPDM(Solver):
     r"""Draw in turn from the likelihood near x and from the prior near z, ever closer together.
 
     .. math:: z \sim p(y | z) N(z; x, \rho_i^2 I), \qquad x \sim p(x) N(x; z, \rho_i^2 I)
@@ -46,16 +46,16 @@ class PnPDM:
     def __post_init__(self) -> None:
         if self.prior_steps < 1:
             raise ValueError(f"PnPDM needs prior_steps >= 1, got {self.prior_steps}.")
-        ve_schedule(self.levels, self.rho_max, self.rho_min)  # refuses what it cannot make
+        super().__post_init__()
 
     @property
     def requires(self) -> frozenset[str]:
         return self.local.requires
 
     @property
-    def sigmas(self) -> Tensor:
+    def schedule(self) -> VE:
         """The couplings, and 0."""
-        return ve_schedule(self.levels, self.rho_max, self.rho_min)
+        return VE(self.levels, self.rho_max, self.rho_min)
 
     def init(self, problem: InverseProblem, noise: SampleNoise) -> State:
         # Not noise: x plays the part of a clean image.
@@ -77,7 +77,7 @@ class PnPDM:
         x' = x + (s^2 - s'^2) score + sqrt(s^2 - s'^2) n; the last step, to 0, adds no noise.
         """
         rho = float(self.sigmas[i])
-        grid = edm_schedule(self.prior_steps, rho, min(0.01, 0.1 * rho)).tolist()
+        grid = EDM(self.prior_steps, rho, min(0.01, 0.1 * rho)).sigmas.tolist()
         for k, (sigma, after) in enumerate(pairwise(grid)):
             drop = sigma**2 - after**2
             x = x + drop / sigma**2 * (problem.prior(x, sigma) - x)

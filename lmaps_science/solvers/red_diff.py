@@ -9,16 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from lmaps_science.noise import SampleNoise, vp_schedule
-from lmaps_science.sample import InverseProblem, State, start
+from lmaps_science.arrays import scaled
+from lmaps_science.noise import VP, SampleNoise
+from lmaps_science.sampling import InverseProblem, Solver, State
 
 __all__ = ["REDDiff"]
 
 
 @dataclass(frozen=True)
-class REDDiff:
+class REDDiff(Solver):
     r"""Stochastic optimisation of one image mu, one noise level after the other.
 
     .. math:: g = s \nabla L(\mu) + \lambda \sigma_i (\hat\epsilon - \epsilon), \quad
@@ -42,7 +42,6 @@ class REDDiff:
     learning_rate: float = 0.1
     betas: tuple[float, float] = (0.9, 0.99)
     time_min: float = 1e-3
-    requires = frozenset({"differentiable"})
 
     def __post_init__(self) -> None:
         positive = self.regularisation >= 0 and self.learning_rate > 0
@@ -51,16 +50,16 @@ class REDDiff:
                 f"REDDiff needs regularisation >= 0, learning_rate > 0 and betas in [0, 1), got "
                 f"{self!r}."
             )
-        vp_schedule(self.levels, time_min=self.time_min)  # refuses what it cannot make
+        super().__post_init__()
 
     @property
-    def sigmas(self) -> Tensor:
-        return vp_schedule(self.levels, time_min=self.time_min)
+    def schedule(self) -> VP:
+        return VP(self.levels, time_min=self.time_min)
 
     def init(self, problem: InverseProblem, noise: SampleNoise) -> State:
         # The paper starts from the data's pseudo-inverse, which few operators have; this is the
         # prior's mean.
-        pure = start(problem, noise, self.sigmas[0])
+        pure = super().init(problem, noise)
         with torch.no_grad():
             mu = problem.prior(pure.x, float(self.sigmas[0]))
         return State(x=mu, estimate=mu, extra={"first": pure.estimate, "second": pure.estimate})
@@ -70,7 +69,7 @@ class REDDiff:
         x = mu + sigma * noise.normal(mu, 1, i)  # line 4
         # lambda_t (eps_hat - eps), lambda_t = lambda sigma: eps_hat - eps = (mu - D) / sigma
         pull = self.regularisation * (mu - problem.prior(x, sigma))  # lines 5-6
-        slope = problem.misfit.objective_scale * problem.misfit.gradient(mu)[0] + pull
+        slope = scaled(problem.misfit.objective_scale, problem.misfit.gradient(mu)[0]) + pull
         (b1, b2), t = self.betas, i + 1  # line 7: Adam (Kingma and Ba 2015, algorithm 1)
         first = b1 * state.extra["first"] + (1 - b1) * slope
         second = b2 * state.extra["second"] + (1 - b2) * slope**2

@@ -12,16 +12,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lmaps_science.arrays import norm, per_sample
-from lmaps_science.misfit import GaussianMisfit
-from lmaps_science.noise import SampleNoise, ve_schedule
-from lmaps_science.sample import InverseProblem, State, start
+from lmaps_science.arrays import norm, per_sample, scaled
+from lmaps_science.noise import VE, SampleNoise
+from lmaps_science.sampling import InverseProblem, Solver, State
 
 __all__ = ["ScoreMRI"]
 
 
 @dataclass(frozen=True)
-class ScoreMRI:
+class ScoreMRI(Solver):
     r"""A step of the reverse diffusion, one of Langevin, and after each a step to the data.
 
     The step to the data is ``x <- x + lambda A^T (y - H(x)) / ||A||^2``, for ``lambda = 1`` and
@@ -48,40 +47,36 @@ class ScoreMRI:
                 f"ScoreMRI needs 0 < consistency < 2 and snr > 0, got consistency="
                 f"{self.consistency}, snr={self.snr}."
             )
-        ve_schedule(self.levels, self.sigma_max, self.sigma_min)  # refuses what it cannot make
+        super().__post_init__()
 
     @property
-    def sigmas(self) -> Tensor:
-        return ve_schedule(self.levels, self.sigma_max, self.sigma_min)
+    def schedule(self) -> VE:
+        return VE(self.levels, self.sigma_max, self.sigma_min)
 
-    def init(self, problem: InverseProblem, noise: SampleNoise) -> State:
-        pure, operator = start(problem, noise, self.sigmas[0]), problem.misfit.operator.linear
-        assert operator is not None, "requires linear"
-        size = pure.x.new_tensor(operator.norm())
-        return State(x=pure.x, estimate=pure.estimate, extra={"operator_norm": size})
+    def prepare(self, problem: InverseProblem) -> Tensor:
+        """Length of the step to the data."""
+        return self.consistency / problem.linear().norms() ** 2
 
     def step(self, i: int, state: State, problem: InverseProblem, noise: SampleNoise) -> State:
         sigma, after = float(self.sigmas[i]), float(self.sigmas[i + 1])
-        length = self.consistency / state.extra["operator_norm"] ** 2
         denoised = problem.prior(state.x, sigma)
         drop = sigma**2 - after**2
         x = state.x + drop / sigma**2 * (denoised - state.x)  # predictor
         if after > 0:
             x = x + drop**0.5 * noise.normal(x, 1, i)
-        x = self._to_data(x, length, problem)  # data consistency
+        x = self._to_data(x, problem)  # data consistency
         if after > 0:
             score = (problem.prior(x, after) - x) / after**2
             fresh = noise.normal(x, 2, i)
             tiny = torch.finfo(x.dtype).tiny
             epsilon = per_sample(2 * (self.snr * norm(fresh) / norm(score).clamp_min(tiny)) ** 2, x)
             x = x + epsilon * score + (2 * epsilon).sqrt() * fresh  # corrector
-            x = self._to_data(x, length, problem)  # data consistency
-        return State(x=x, estimate=denoised if after > 0 else x, extra=state.extra)
+            x = self._to_data(x, problem)  # data consistency
+        return State(x=x, estimate=denoised if after > 0 else x)
 
     @staticmethod
-    def _to_data(x: Tensor, length: Tensor, problem: InverseProblem) -> Tensor:
+    def _to_data(x: Tensor, problem: InverseProblem) -> Tensor:
         """x + length A^T (y - H(x))."""
-        misfit = problem.misfit
-        assert isinstance(misfit, GaussianMisfit), "requires gaussian"
+        misfit = problem.gaussian()
         predicted, pull = misfit.operator.pullback(x)
-        return x + length * pull(misfit.y - predicted)
+        return x + scaled(problem.prepared, pull(misfit.y - predicted))

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lmaps_science.misfit import GaussianMisfit
 from lmaps_science.operators import SVDOperator
-from lmaps_science.sample import InverseProblem
+from lmaps_science.sampling import InverseProblem
 
 
 @dataclass(frozen=True)
@@ -19,7 +18,7 @@ class Spectrum:
     Attributes:
         operator: the linear part A of the problem's operator.
         data: ``S^-1 U^T (y - H(0))``, (1 or B, r); 0 where the singular value is.
-        noise: its standard deviations ``sigma_y / s``, (r,); infinite where s is 0.
+        noise: its standard deviations ``sigma_y / s``, (1 or B, r); infinite where s is 0.
     """
 
     operator: SVDOperator
@@ -28,7 +27,7 @@ class Spectrum:
 
     @property
     def seen(self) -> Tensor:
-        """Where there are data, (r,)."""
+        """Where there are data, (1 or B, r)."""
         return torch.isfinite(self.noise)
 
 
@@ -39,11 +38,10 @@ def spectrum(problem: InverseProblem, tolerance: float = 1e-6) -> Spectrum:
         ValueError: some data are noisier than others, so that their combinations ``U^T y`` are not
             independent.
     """
-    misfit, operator = problem.misfit, problem.misfit.operator.linear
-    assert isinstance(misfit, GaussianMisfit), "requires gaussian"
-    assert isinstance(operator, SVDOperator), "requires svd"
-    sigma = misfit.sigma.flatten()
-    if not bool((sigma == sigma[0]).all()):
+    misfit, operator = problem.gaussian(), problem.svd()
+    common = misfit.common_variance
+    if common is None:
+        sigma = misfit.sigma
         raise ValueError(
             f"a method in the coordinates of an SVD needs one noise level for all data, here it "
             f"runs from {float(sigma.min()):g} to {float(sigma.max()):g}. Divide operator and data "
@@ -55,5 +53,5 @@ def spectrum(problem: InverseProblem, tolerance: float = 1e-6) -> Spectrum:
     offset = misfit.operator(problem.like(1))  # H may be affine
     data = torch.where(seen, operator.Ut(misfit.y - offset) / safe, 0)
     # The coefficients are real, also those of complex data.
-    deviation = misfit.variance.flatten()[0].sqrt()
+    deviation = common.sqrt().reshape(-1, 1)
     return Spectrum(operator, data, torch.where(seen, deviation / safe, torch.inf))

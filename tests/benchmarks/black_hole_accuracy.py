@@ -16,23 +16,23 @@ import numpy as np
 import torch
 
 from lmaps_science import load_problem, sample
+from lmaps_science.cards.load import load_card
 from lmaps_science.local_map import LBFGS, BarzilaiBorwein
+from lmaps_science.problems.black_hole.baselines import regularised_maximum_likelihood
 from lmaps_science.solvers import (
     DAPS,
     DPS,
     LMAPS,
     DiffPIR,
     REDDiff,
-    regularised_maximum_likelihood,
 )
-from lmaps_science.solvers.lmaps import TABLE_4
 
 FIELDS = ["ratio", "image", "method", "psnr", "blur_psnr_15", "nxcorr", "chi2_cphase",
           "chi2_logcamp", "operator_calls", "denoiser_calls", "seconds"]  # fmt: skip
 
 
 def methods(ratio: int) -> dict:
-    paper = TABLE_4[f"black_hole_{ratio}"]
+    paper = load_card(f"black_hole/inversebench_{ratio}").solver("paper")
     ours = LMAPS(40, sigma_max=20.0, sigma_min=0.02, covariance="prior")
     table = {
         "LMAPS, prior covariance, L-BFGS": (ours, 1),

@@ -24,8 +24,10 @@ import numpy as np
 import torch
 
 from lmaps_science import load_problem, sample
+from lmaps_science.cards.load import load_card
 from lmaps_science.io import read_cfl, write_cfl
 from lmaps_science.local_map import ConjugateGradient
+from lmaps_science.problems.mri.baselines import sense_reconstruction
 from lmaps_science.solvers import (
     DAPS,
     DPS,
@@ -37,8 +39,6 @@ from lmaps_science.solvers import (
     REDDiff,
     ScoreMRI,
 )
-from lmaps_science.solvers.lmaps import TABLE_4
-from lmaps_science.solvers.sense import sense_reconstruction
 
 SCORES = ["psnr", "ssim", "held_out_error", "chi2"]
 FIELDS = ["setting", "case", "image", "method", *SCORES, "operator_calls", "denoiser_calls",
@@ -47,7 +47,7 @@ CG = ConjugateGradient(15, 1e-2)
 METHODS = {
     "LMAPS, one sample": (None, 1),
     "LMAPS, mean of 4": (None, 4),
-    "LMAPS, Table 4": (TABLE_4["mri_4_raw"], 1),
+    "LMAPS, Table 4": (load_card("mri/inversebench").solver("paper"), 1),
     "DiffPIR": (DiffPIR(60, 1.0, local=CG), 1),
     "PiGDM": (PiGDM(50, prior_std=0.4, local=CG), 1),
     "DPS": (DPS(200), 1),

@@ -24,7 +24,13 @@ import numpy as np
 import torch
 
 from lmaps_science import load_problem, sample
+from lmaps_science.cards.load import load_card
 from lmaps_science.local_map import ConjugateGradient
+from lmaps_science.problems.scattering.baselines import (
+    filtered_back_propagation,
+    fista_tv,
+    tikhonov,
+)
 from lmaps_science.solvers import (
     DAPS,
     DDNM,
@@ -38,8 +44,6 @@ from lmaps_science.solvers import (
     PnPDM,
     REDDiff,
 )
-from lmaps_science.solvers.born_inversion import filtered_back_propagation, fista_tv, tikhonov
-from lmaps_science.solvers.lmaps import TABLE_4
 
 SCORES = ["psnr", "ssim", "relative_misfit"]
 FIELDS = ["case", "receivers", "image", "method", *SCORES, "operator_calls", "denoiser_calls",
@@ -54,7 +58,7 @@ def methods(svd: bool) -> dict:
     levels = {"sigma_max": 20.0, "sigma_min": 0.005}
     found = {
         "LMAPS, CG": LMAPS(40, kappa=3.0, local=CG, **levels),
-        "LMAPS, Table 4": TABLE_4,
+        "LMAPS, Table 4": "paper",
         "PiGDM": PiGDM(100, prior_std=0.4, local=local),
         "DPS": DPS(300),
         "DiffPIR": DiffPIR(100, 1.0, local=local),
@@ -95,8 +99,8 @@ def reconstruct(problem, name: str, receivers: int, svd: bool) -> tuple[np.ndarr
     if name in CLASSICAL:
         return CLASSICAL[name](problem.physical)[0, 0].numpy(), {}
     solver = methods(svd)[name]
-    if solver is TABLE_4:
-        solver = TABLE_4[f"scattering_{receivers}"]
+    if solver == "paper":
+        solver = load_card(f"scattering/linear_{receivers}").solver("paper")
     try:
         result = sample(problem, solver, 1, seed=0, progress=False)
     except FloatingPointError:  # the paper's steps are stable on its own grid alone

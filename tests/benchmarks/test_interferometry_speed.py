@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from lmaps_science.misfit import ClosureMisfit
+from lmaps_science.physics.closure_misfit import ClosureMisfit
 from lmaps_science.physics.interferometry import ClosureQuantities, ClosureSet, Visibilities
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "black_hole.npz"

@@ -1,0 +1,136 @@
+"""Card files: found by name, merged into the card that they `extend`, changed by overrides."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lmaps_science.cards.registry import kinds
+from lmaps_science.io.files import DataError, require_file, suggestion
+
+__all__ = ["find_card", "list_problems", "override", "read_card"]
+
+# Keys that choose what a section is: with another choice, the section's other keys do not apply.
+_CHOICES = ("kind", "method")
+
+
+def list_problems() -> list[str]:
+    """Names of the cards of all kinds that are installed, such as `black_hole/m87_2017`."""
+    return sorted(_installed())
+
+
+def _installed() -> dict[str, Path]:
+    return {
+        f"{kind.name}/{path.stem}": path
+        for kind in kinds().values()
+        for path in kind.cards.glob("*.yaml")
+    }
+
+
+def find_card(name: str) -> Path:
+    """The file of a card: an installed one by its name, or any by its path.
+
+    Raises:
+        DataError: neither.
+    """
+    if Path(name).suffix in (".yaml", ".yml"):
+        return require_file(name)
+    known = _installed()
+    if name not in known:
+        raise DataError(
+            f"there is no problem {name!r}.{suggestion(name, known)} Known: "
+            f"{', '.join(sorted(known))}; or give the path of a card, e.g. my_problem.yaml."
+        )
+    return known[name]
+
+
+def read_card(name: str) -> dict[str, Any]:
+    """The content of a card, merged into the card that it `extends` (a name, or a path beside it).
+
+    Raises:
+        DataError: no such card, not YAML, or cards that extend each other in a circle.
+    """
+    return _read(find_card(name), ())
+
+
+def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    if path in seen:
+        raise DataError(f"{path} extends itself, by way of {seen[-1]}: remove one `extends`.")
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not a card: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} is not a card: expected `key: value` lines at its top level.")
+    base = content.pop("extends", None)
+    if base is None:
+        return content
+    beside = path.parent / str(base)
+    found = beside if beside.is_file() else find_card(str(base))
+    return _merged(_read(found, (*seen, path)), content)
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        merged[key] = value
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            same = all(value.get(choice, old.get(choice)) == old.get(choice) for choice in _CHOICES)
+            merged[key] = _merged(old, value) if same else value
+    return merged
+
+
+# ---------------------------------------------------------------- overrides
+
+
+def override(card: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a card's content with dotted paths set, e.g. `{"observation.fraction": 0.1}`.
+
+    `solver.` stands for the preset in use. Values are as in YAML; strings are parsed as such, so
+    that `"0.1"` from a command line is a number. Setting `kind` or `method` to another value
+    starts that section afresh, since its other keys belonged to the old one.
+
+    Raises:
+        DataError: a path through something that is not a section.
+    """
+    changed = copy.deepcopy(dict(card))
+    for path, value in changes.items():
+        if isinstance(value, str):
+            value = _parse(path, value)
+        keys = path.split(".")
+        if keys[0] == "solver":
+            preset = str(changed.get("preset", "default"))
+            if preset not in changed.get("presets", {}):
+                continue  # the schema will say which there are
+            keys[:1] = ["presets", preset]
+        _set(changed, keys, value, path)
+    return changed
+
+
+def _parse(path: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise DataError(f"{path}={text}: {' '.join(str(error).split())}") from error
+
+
+def _set(content: dict[str, Any], keys: list[str], value: Any, path: str) -> None:
+    section: Any = content
+    for depth, key in enumerate(keys[:-1], 1):
+        inside = section.setdefault(key, {})
+        if isinstance(inside, str) and keys[0] == "presets":  # `local: lbfgs`, in short
+            inside = section[key] = {"method": inside}
+        if not isinstance(inside, dict):
+            raise DataError(
+                f"{path}: {'.'.join(keys[:depth])} is {inside!r}, not a section with keys."
+            )
+        section = inside
+    last = keys[-1]
+    if last in _CHOICES and section.get(last) != value:
+        section.clear()
+    section[last] = value

@@ -1,0 +1,105 @@
+"""The one descriptor of a field of science: all that the rest of the package sees of it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import typer
+    import xarray as xr
+    from matplotlib.figure import Figure
+
+    from lmaps_science.cards.schema import Card
+    from lmaps_science.training import Images, TrainingSettings
+
+__all__ = ["Kind", "Recipe"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a prior is trained: on what, which network, which settings.
+
+    Attributes:
+        images: the training images, from the number of pixels and a seed.
+        npix: pixels along each side.
+        config: architecture, for :func:`~lmaps_science.priors.networks.build_network`.
+        settings: those of the training.
+    """
+
+    images: Callable[[int, int], Images]
+    npix: int
+    config: Mapping[str, Any]
+    settings: TrainingSettings
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of problem, found through the entry points `lmaps_science.problems`.
+
+    The parts are named, `"module:attribute"` relative to `package`, and imported when they are
+    first used, so that a list of problems or `lmaps --help` need no PyTorch.
+
+    Args:
+        name: what cards call it (`kind: NAME`), and the first part of its cards' names.
+        package: where the modules are, usually `__name__`.
+        cards: the folder with its cards (`*.yaml`) and weights.
+        card: the class of its cards, a :class:`~lmaps_science.cards.schema.Card`.
+        figures: a module with `reconstruction(data)` and `samples(data, most=...)`, which draw what
+            `Problem.analyse` gives, a Figure each.
+        export: `export(folder, data, each_sample)`, which writes files in the field's formats
+            beside `result.nc`, or "".
+        recipes: how its priors are trained, a dict of :class:`Recipe` by name, or "".
+        commands: a `typer.Typer` whose commands are added to `lmaps`, or "". The module should
+            import what is heavy inside of its functions.
+
+    Example:
+        KIND = Kind("ct", __name__, Path(__file__).parent / "cards", card="card:CTCard")
+    """
+
+    name: str
+    package: str
+    cards: Path
+    card: str = "card:Card"
+    figures: str = "figures"
+    export: str = ""
+    recipes: str = ""
+    commands: str = ""
+
+    @property
+    def card_class(self) -> type[Card]:
+        """The class of its cards."""
+        found: type[Card] = self._load(self.card)
+        return found
+
+    def draw(self, data: xr.Dataset, **options: Any) -> Figure:
+        """The figure of a reconstruction."""
+        figure: Figure = self._load(self.figures).reconstruction(data, **options)
+        return figure
+
+    def draw_samples(self, data: xr.Dataset, most: int) -> Figure:
+        """Up to `most` samples side by side."""
+        figure: Figure = self._load(self.figures).samples(data, most=most)
+        return figure
+
+    def write(self, folder: Path, data: xr.Dataset, each_sample: bool) -> None:
+        """Write files in the field's own formats, where it has any."""
+        if self.export:
+            self._load(self.export)(folder, data, each_sample)
+
+    def training_recipes(self) -> dict[str, Recipe]:
+        """How its priors are trained, by name."""
+        return dict(self._load(self.recipes)) if self.recipes else {}
+
+    def command_group(self) -> typer.Typer | None:
+        """Its own commands."""
+        group: typer.Typer | None = self._load(self.commands) if self.commands else None
+        return group
+
+    def _load(self, where: str) -> Any:
+        module, _, attribute = where.partition(":")
+        found = importlib.import_module(f"{self.package}.{module}")
+        return getattr(found, attribute) if attribute else found

@@ -1,0 +1,128 @@
+"""A problem ready to be sampled: what a card describes, built."""
+
+from __future__ import annotations
+
+import html
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from lmaps_science.cards.schema import Card
+from lmaps_science.sampling import InverseProblem, Result, Solver
+
+__all__ = ["Problem"]
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class Problem(InverseProblem, ABC):
+    """An inverse problem with its card, its data and, in simulations, the truth.
+
+    A field writes `evaluate`, `dataset` and `describe`; the rest is common to all.
+
+    Attributes:
+        name: of the card.
+        card: the validated card, overrides included.
+        observation: the data, with units and coordinates.
+        truth: the true image, where it is known.
+    """
+
+    name: str
+    card: Card
+    observation: xr.Dataset
+    truth: xr.DataArray | None = None
+
+    @property
+    def solver(self) -> Solver:
+        """The solver of the card's preset in use."""
+        return self.card.solver()
+
+    @property
+    def solvers(self) -> dict[str, Solver]:
+        """The solvers of all presets."""
+        return {name: self.card.solver(name) for name in self.card.presets}
+
+    @property
+    def image(self) -> xr.DataArray:
+        """An image of zeros, with the dimensions, coordinates and units of reconstructions."""
+        if self.template is None:
+            raise ValueError(f"{type(self).__name__}: template is missing: it holds the pixels.")
+        return self.template
+
+    # ---------------------------------------------------------------- what a field writes
+
+    @abstractmethod
+    def evaluate(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Metrics of images (n, ...) in physical units, shaped like the template, each (n,)."""
+
+    @abstractmethod
+    def dataset(self, result: Result) -> xr.Dataset:
+        """The samples in physical units, their metrics, and what the figures need."""
+
+    @abstractmethod
+    def describe(self) -> Mapping[str, str]:
+        """What the data are, a row each; one is "data"."""
+
+    @staticmethod
+    def unit(metric: str) -> str:
+        """The unit of a metric."""
+        return "dB" if "psnr" in metric else "1"
+
+    # ---------------------------------------------------------------- what all have
+
+    def analyse(self, result: Result) -> xr.Dataset:
+        """The samples in physical units, their metrics, and the truth where it is known.
+
+        The dataset is self-contained: `plot_reconstruction` draws it without the problem, and
+        `write_netcdf` keeps it whole.
+        """
+        data = self.dataset(result)
+        if self.truth is not None:
+            data["truth"] = self.truth
+        # NetCDF takes str itself, not classes derived from it, as PyTorch's version is.
+        data.attrs = {k: str(v) if isinstance(v, str) else v for k, v in data.attrs.items()}
+        data.attrs["kind"] = self.card.kind
+        data.attrs.setdefault("data", self.describe()["data"])
+        data.attrs.setdefault("best", int(result.misfit[-1].argmin()))
+        return data
+
+    def score(self, data: xr.Dataset, samples: np.ndarray, **others: np.ndarray) -> None:
+        """Put the metrics of `samples` (n, ...) into `data`, those of other images into its attrs.
+
+        `score(data, samples, mean=image)` sets the variables and the attribute `metrics_of_mean`.
+        """
+        for name, values in self.evaluate(samples).items():
+            data[name] = ("sample", values, {"units": self.unit(name)})
+        for other, image in others.items():
+            of = self.evaluate(image[None])
+            data.attrs[f"metrics_of_{other}"] = {key: float(v[0]) for key, v in of.items()}
+
+    def summary(self) -> Mapping[str, str]:
+        """What there is to know at a glance, for `repr` and notebooks."""
+        others = [name for name in self.card.presets if name != self.card.preset]
+        rows = dict(self.describe())
+        truth = rows.pop("truth", "known" if self.truth is not None else "unknown")
+        return {
+            **rows,
+            "prior": repr(self.prior),
+            "truth": truth,
+            "solver": f"{self.card.preset}: {self.solver!r}",
+            "presets": f"also {', '.join(others)}" if others else "this one alone",
+        }
+
+    def __repr__(self) -> str:
+        rows = self.summary()
+        width = max(map(len, rows))
+        title = f"{self.name}: {self.card.title}"
+        return "\n".join([title, *(f"  {k:<{width}}  {v}" for k, v in rows.items())])
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{html.escape(key)}</th>"
+            f"<td style='text-align:left'>{html.escape(value)}</td></tr>"
+            for key, value in self.summary().items()
+        )
+        title = html.escape(f"{self.name}: {self.card.title}")
+        return f"<b>{title}</b><table>{rows}</table>"

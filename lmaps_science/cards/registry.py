@@ -1,0 +1,100 @@
+"""What is installed: kinds of problems and solvers, ours and those of other packages.
+
+Both are found through Python's entry points, groups `lmaps_science.problems` (objects
+:class:`~lmaps_science.cards.kind.Kind`) and `lmaps_science.solvers` (dataclasses: solvers, and the
+parts that some of them take, such as local solvers). The built-in ones are declared in this
+package's own pyproject.toml and found in the same way.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import warnings
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib.metadata import entry_points
+from typing import Any
+
+from lmaps_science.cards.kind import Kind, Recipe
+from lmaps_science.io.files import DataError, suggestion
+
+__all__ = ["find_kind", "find_method", "kinds", "methods", "recipes"]
+
+PROBLEMS, SOLVERS = "lmaps_science.problems", "lmaps_science.solvers"
+
+
+@lru_cache(maxsize=1)
+def kinds() -> Mapping[str, Kind]:
+    """The kinds of problems that are installed, by name."""
+    found = {}
+    for value in _installed(PROBLEMS, Kind).values():
+        found[value.name] = value
+    return dict(sorted(found.items()))
+
+
+def find_kind(name: object, where: str) -> Kind:
+    """The kind called `name`; `where` says who asks.
+
+    Raises:
+        DataError: there is none, with the nearest known one.
+    """
+    known = kinds()
+    if not isinstance(name, str) or name not in known:
+        raise DataError(
+            f"{where}: kind is {name!r}.{suggestion(str(name), known)} Known: {', '.join(known)}."
+        )
+    return known[name]
+
+
+@lru_cache(maxsize=1)
+def methods() -> Mapping[str, type]:
+    """The dataclasses of group `lmaps_science.solvers` by their names, in lower case."""
+    return {plain(name): cls for name, cls in _installed(SOLVERS, type).items()}
+
+
+def find_method(name: str, base: type) -> type | None:
+    """A dataclass derived from `base`: an installed one by its name, any as `module:Class`.
+
+    Raises:
+        DataError: `module:Class` cannot be imported, or is no such class.
+    """
+    if ":" not in name:
+        found = methods().get(plain(name))
+        return found if found is not None and issubclass(found, base) else None
+    module, _, attribute = name.partition(":")
+    try:
+        cls: Any = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise DataError(
+            f"{name}: {error}. Write package.module:Class, of a module that Python can import from "
+            "here (set PYTHONPATH to the folder of a single file)."
+        ) from error
+    if not (isinstance(cls, type) and issubclass(cls, base) and dataclasses.is_dataclass(cls)):
+        raise DataError(f"{name} is no dataclass derived from {base.__module__}.{base.__name__}.")
+    return cls
+
+
+def recipes() -> dict[str, Recipe]:
+    """How priors are trained, of all kinds."""
+    return {name: r for kind in kinds().values() for name, r in kind.training_recipes().items()}
+
+
+def plain(name: str) -> str:
+    """A name without case and hyphens: `red_diff`, `RED-diff` and `REDDiff` are one."""
+    return name.lower().replace("_", "").replace("-", "")
+
+
+def _installed(group: str, kind: type) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for entry in entry_points(group=group):
+        try:
+            value = entry.load()
+        except Exception as error:  # another package's mistake should not stop this one
+            warnings.warn(f"{entry.value} ({group}) cannot be used: {error!r}", stacklevel=3)
+            continue
+        if not isinstance(value, kind):
+            warnings.warn(f"{entry.value} ({group}) is no {kind.__name__}.", stacklevel=3)
+            continue
+        found[entry.name] = value
+    return found

@@ -1,0 +1,170 @@
+"""Sections that cards of several kinds share: files of data, network priors, numbered images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from lmaps_science.cards.registry import find_kind
+from lmaps_science.io.files import DataError, require_file, suggestion
+from lmaps_science.manifests import fetch
+from lmaps_science.priors import Denoiser, load_prior
+
+__all__ = [
+    "FileSection",
+    "NetworkSection",
+    "Section",
+    "check_keys",
+    "fitting",
+    "network_prior",
+    "numbered",
+    "prior_facts",
+    "read_array_file",
+]
+
+Item = TypeVar("Item")
+
+
+class Section(BaseModel):
+    """Part of a card; an unknown key is an error that suggests the nearest known one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _know_every_key(cls, values: Any) -> Any:
+        if isinstance(values, Mapping):
+            check_keys(values, cls.model_fields)
+        return values
+
+
+def check_keys(values: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    """Refuse keys that are not known, with the nearest one that is."""
+    for key in values:
+        if key not in known:
+            raise ValueError(
+                f"unknown key {key!r}.{suggestion(str(key), known)} Known here: {', '.join(known)}."
+            )
+
+
+# ---------------------------------------------------------------- data
+
+
+class FileSection(Section):
+    """Measured data: `file`, or the one that `manifest` names in data_manifests/."""
+
+    file: str | None = None
+    manifest: str | None = None
+
+    def path(self, data: str | Path | None, what: str, example: str) -> Path:
+        """The file given with the command, else the section's, else that of its manifest.
+
+        Args:
+            data: a path, or None.
+            what: the file holds, for the error, e.g. "a uvfits file".
+            example: of its name.
+
+        Raises:
+            DataError: there is none.
+        """
+        chosen = data or self.file
+        if chosen is None and self.manifest is None:
+            raise DataError(
+                f"this problem has no data of its own: give {what}, e.g. lmaps run ... --data "
+                f'{example}, or load_problem(..., data="{example}").'
+            )
+        return Path(chosen or fetch(str(self.manifest)))
+
+
+def numbered(name: str, prefix: str, item: Callable[[int], Item]) -> Item:
+    """`item(K)` for a name `prefix:K`, K = 0, 1, 2, …
+
+    Raises:
+        DataError: no such number.
+    """
+    try:
+        return item(int(name.removeprefix(f"{prefix}:")))
+    except (ValueError, IndexError) as error:
+        raise DataError(f"{name}: {error}. Write {prefix}:K with K = 0, 1, 2, …") from error
+
+
+def read_array_file(name: str) -> np.ndarray:
+    """The array in a `.npy` file of numbers.
+
+    Raises:
+        DataError: no such file, or another kind of file.
+    """
+    path = require_file(name)
+    try:
+        array: np.ndarray = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:  # its text recommends to load the file unsafely
+        raise DataError(f"{name} is not a NumPy file of numbers: write it with np.save.") from error
+    return array
+
+
+# ---------------------------------------------------------------- priors
+
+
+class NetworkSection(Section):
+    """A network: `file` is a path, or the name of weights that come with the problems.
+
+    `config` is for `.pt` checkpoints alone: what their weights cannot tell (`priors.infer_config`).
+    """
+
+    kind: Literal["network"]
+    file: str
+    config: dict[str, Any] | None = None
+
+
+def network_prior(section: NetworkSection, kind: str) -> Denoiser:
+    """The network of a card of this `kind`, whose folder of cards holds the shipped weights.
+
+    Raises:
+        DataError: a file that is missing, or is no prior.
+    """
+    path, shipped = Path(section.file), find_kind(kind, "prior").cards / section.file
+    path = shipped if shipped.is_file() else path
+    if not path.exists():
+        raise DataError(
+            f"{path}: no such prior, neither at that path nor in {shipped.parent}. Train one with "
+            "`lmaps prior train`, or take prior 'gaussian', which needs no file."
+        )
+    return load_prior(path, config=section.config)
+
+
+def fitting(prior: Denoiser, shape: tuple[int, ...], advice: str) -> Denoiser:
+    """The prior for images of this shape (C, H, W), where it serves them.
+
+    Raises:
+        DataError: it does not; `advice` says what to set so that it would, formatted with `npix`.
+    """
+    have = tuple(prior.image_shape)
+    if have == shape:
+        return prior
+    if have[0] == shape[0] and hasattr(prior, "for_size"):
+        try:
+            resized: Denoiser = prior.for_size(*shape[1:])
+        except ValueError:
+            pass  # trained on whole images
+        else:
+            return resized
+    if have[0] != shape[0]:
+        raise DataError(
+            f"the prior is for images of {have[0]} channel{'s' * (have[0] != 1)}, these have "
+            f"{shape[0]}: it belongs to another kind of problem. Give one trained on such images."
+        )
+    raise DataError(
+        f"the prior is for images of shape {have} (channels, height, width), the problem's are of "
+        f"{shape}: {advice.format(npix=have[-1])}."
+    )
+
+
+def prior_facts(prior: Denoiser) -> dict[str, Any]:
+    """What a result should say of its prior."""
+    metadata = getattr(prior, "metadata", {})
+    keep = ("description", "file", "sha256")
+    return {"repr": repr(prior), **{key: metadata[key] for key in keep if key in metadata}}

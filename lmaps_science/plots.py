@@ -1,0 +1,149 @@
+"""Figures of reconstructions, without any global state: each function returns a Figure.
+
+They draw the datasets that `Problem.analyse` makes and `read_netcdf` reads back, so a result can be
+drawn long after the run. How the images of a field look, its package knows; a `Result` without a
+`Problem` gets plain pictures.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lmaps_science.cards.problem import Problem
+from lmaps_science.cards.registry import find_kind
+from lmaps_science.io.files import atomic_write
+from lmaps_science.sampling import Result
+
+__all__ = ["Picture", "finish", "history", "plot_reconstruction", "plot_samples"]
+
+POINTS = "#1f5f8b"
+PATH = str | os.PathLike[str]
+
+
+class Picture(Figure):
+    """A figure that notebooks show by itself."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=90)
+        return buffer.getvalue()
+
+
+def plot_reconstruction(
+    result: xr.Dataset | Result,
+    problem: Problem | None = None,
+    path: PATH | None = None,
+    **options: Any,
+) -> Figure:
+    """The images of a reconstruction, their spread, and how they fit the data.
+
+    Args:
+        result: what `problem.analyse` gave (or `read_netcdf`), or a Result.
+        problem: for a Result alone: draws it in physical units, with its metrics.
+        path: a file to write, atomically; its suffix tells the format.
+        options: those of the kind of problem, see `reconstruction` in its module of figures.
+    """
+    data = _dataset(result, problem)
+    if "kind" not in data.attrs:
+        return finish(_plain_reconstruction(data), path)
+    return finish(find_kind(data.attrs["kind"], "result").draw(data, **options), path)
+
+
+def plot_samples(
+    result: xr.Dataset | Result,
+    problem: Problem | None = None,
+    path: PATH | None = None,
+    *,
+    most: int = 16,
+) -> Figure:
+    """Up to `most` samples side by side on one colour scale; arguments as above."""
+    data = _dataset(result, problem)
+    if "kind" not in data.attrs:
+        return finish(_plain_samples(data, most), path)
+    return finish(find_kind(data.attrs["kind"], "result").draw_samples(data, most), path)
+
+
+def _dataset(result: xr.Dataset | Result, problem: Problem | None) -> xr.Dataset:
+    if isinstance(result, xr.Dataset):
+        return result
+    return result.to_xarray() if problem is None else problem.analyse(result)
+
+
+# ---------------------------------------------------------------- what all fields share
+
+
+def history(axis: Axes, data: xr.Dataset, best: int) -> None:
+    """The data misfit of every sample on its way from noise to image; sample `best` in colour."""
+    sigma, misfit = data["sigma"].values, data["misfit"].values
+    axis.loglog(sigma, misfit, color="0.75", lw=0.8)
+    axis.loglog(sigma, misfit[:, best], color=POINTS, lw=1.6)
+    axis.invert_xaxis()
+    axis.grid(alpha=0.25)
+    axis.tick_params(axis="y", which="both", labelsize=8)
+    axis.set(xlabel="noise level σ")
+    axis.set_title("data misfit −log p(y|x)", fontsize=10)
+
+
+def finish(figure: Figure, path: PATH | None) -> Figure:
+    """The figure, written to `path` where there is one, atomically; its suffix tells the format."""
+    if path is not None:
+        with atomic_write(path) as temporary:
+            figure.savefig(temporary, dpi=150)
+    return figure
+
+
+# ---------------------------------------------------------------- results without a field
+
+
+def _image_name(data: xr.Dataset) -> str:
+    return next(str(name)[: -len("_mean")] for name in data if str(name).endswith("_mean"))
+
+
+def _flat(image: xr.DataArray, lead: int = 0) -> np.ndarray:
+    """(..., H, W) of an image with at most one more axis: two channels by their magnitude."""
+    values = image.values
+    if values.ndim - lead == 2:
+        return values
+    return np.linalg.norm(values, axis=-3) if values.shape[-3] == 2 else values.mean(-3)
+
+
+def _plain_reconstruction(data: xr.Dataset) -> Figure:
+    name, n = _image_name(data), data.sizes["sample"]
+    samples = _flat(data[name], 1)
+    panels = [(f"sample {k}", samples[k], "gray") for k in range(min(n, 2))]
+    if n > 1:
+        panels += [(f"mean of {n} samples", _flat(data[f"{name}_mean"]), "gray")]
+        panels += [("standard deviation", _flat(data[f"{name}_std"]), "inferno")]
+    figure = Picture(figsize=(2.9 * (len(panels) + 1.3), 3.0), layout="constrained")
+    axes = figure.subplots(1, len(panels) + 1, width_ratios=[1] * len(panels) + [1.3])
+    for axis, (title, values, cmap) in zip(axes, panels, strict=False):
+        image = axis.imshow(values, cmap=cmap)
+        figure.colorbar(image, ax=axis, location="bottom", shrink=0.9, aspect=25)
+        axis.set_title(title, fontsize=10)
+        axis.set_axis_off()
+    history(axes[-1], data, int(data["misfit"].values[-1].argmin()))
+    return figure
+
+
+def _plain_samples(data: xr.Dataset, most: int) -> Figure:
+    shown = _flat(data[_image_name(data)], 1)[:most]
+    columns = min(len(shown), 4)
+    rows = math.ceil(len(shown) / columns)
+    figure = Picture(figsize=(2.5 * columns + 0.6, 2.7 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    low, high = float(shown.min()), float(shown.max())
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for k, (axis, values) in enumerate(zip(axes.flat, shown, strict=False)):
+        image = axis.imshow(values, cmap="gray", vmin=low, vmax=high)
+        axis.set_title(f"sample {k}, misfit {float(data['misfit'][-1, k]):.4g}", fontsize=9)
+    figure.colorbar(image, ax=axes, shrink=0.8, aspect=30)
+    return figure

@@ -1,0 +1,151 @@
+"""Cards of black-hole imaging: their schema, and how one becomes a problem."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+import xarray as xr
+from pydantic import Field, PositiveFloat
+
+from lmaps_science.cards.schema import Card
+from lmaps_science.cards.sections import NetworkSection, Section, fitting, network_prior
+from lmaps_science.io import DataError, make_image
+from lmaps_science.io.images import MICROARCSECOND
+from lmaps_science.operators import Affine
+from lmaps_science.physics.closure_misfit import ClosureMisfit
+from lmaps_science.physics.interferometry import ClosureQuantities
+from lmaps_science.priors import Denoiser, GaussianPrior, StationaryCovariance
+from lmaps_science.problems.black_hole.data import (
+    SKY,
+    ImageSection,
+    MeasuredSection,
+    SimulatedSection,
+    measured,
+    observe,
+    true_image,
+)
+from lmaps_science.problems.black_hole.problem import BlackHoleProblem
+
+__all__ = ["BlackHoleCard"]
+
+# ---------------------------------------------------------------- the schema
+
+
+class GaussianSection(Section):
+    """A Gaussian prior that needs no training: smooth images, brightest in the middle.
+
+    In physical units (peak about 1): the mean is a Gaussian of height `peak` and full width at half
+    maximum `width_uas`; every pixel deviates by `std`, with correlations over `correlation_uas`.
+    """
+
+    kind: Literal["gaussian"]
+    peak: PositiveFloat = 0.4
+    width_uas: PositiveFloat = 60.0
+    std: PositiveFloat = 0.15
+    correlation_uas: PositiveFloat = 15.0
+
+
+class MisfitSection(Section):
+    """Weights of closure phases, log closure amplitudes and flux, see `misfit.ClosureMisfit`.
+
+    The flux is part of the misfit only with `fit_flux`, which takes a known truth: the prior's
+    images have peak 1, so the flux in their unit is known only when the true peak is.
+    """
+
+    weights: tuple[float, float, float] = (1.0, 1.0, 0.5)
+    fit_flux: bool = False
+    flux_sigma: PositiveFloat = 2.0
+
+
+class BlackHoleCard(Card):
+    """Imaging of a compact radio source from its closure quantities."""
+
+    kind: Literal["black_hole"]
+    observation: Annotated[MeasuredSection | SimulatedSection, Field(discriminator="kind")]
+    image: ImageSection = ImageSection()
+    prior: Annotated[NetworkSection | GaussianSection, Field(discriminator="kind")]
+    misfit: MisfitSection = MisfitSection()
+    metrics: Literal["exact", "inversebench"] = "exact"
+
+    def problem(
+        self,
+        name: str,
+        data: str | Path | None = None,
+        prior: Denoiser | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> BlackHoleProblem:
+        npix, fov = self.image.npix, self.image.fov_uas * MICROARCSECOND
+        prior = self._prior(prior).to(device=device, dtype=dtype)
+        truth = None
+        if isinstance(self.observation, SimulatedSection):
+            truth = true_image(self.observation, self.image, data)
+            observation = observe(self.observation, truth)
+        else:
+            observation = measured(self.observation, data)
+        sky = {key: observation.attrs[key] for key in SKY if key in observation.attrs}
+        template = make_image(np.zeros((npix, npix)), fov / npix, **sky).rename("image")
+        operator = ClosureQuantities.from_observation(
+            observation, npix, fov, dtype=dtype, device=device
+        )
+        misfit = self._misfit(operator, observation, truth)
+        affine = Affine(0.5, 1.0, (1, npix, npix))
+        return BlackHoleProblem(
+            prior=prior,
+            misfit=misfit @ affine,
+            decode=affine,
+            template=template,
+            facts=self.facts(name, observation.attrs, prior),
+            name=name,
+            card=self,
+            observation=observation,
+            truth=truth,
+            closures=misfit,
+            metrics_mode=self.metrics,
+        )
+
+    def _prior(self, prior: Denoiser | None) -> Denoiser:
+        section, grid = self.prior, self.image
+        if prior is None:
+            if isinstance(section, NetworkSection):
+                prior = network_prior(section, self.kind)
+            else:
+                prior = gaussian_prior(section, grid)
+        shape = (1, grid.npix, grid.npix)
+        return fitting(prior, shape, "set image.npix={npix}, or give a prior for that size")
+
+    def _misfit(
+        self, operator: ClosureQuantities, observation: xr.Dataset, truth: xr.DataArray | None
+    ) -> ClosureMisfit:
+        peak = 1.0
+        if not self.misfit.fit_flux:
+            observation = observation.drop_vars("flux", errors="ignore")
+        elif truth is None:
+            raise DataError(
+                "misfit.fit_flux needs a simulation: the flux of a measured source is known, but "
+                "not its peak, to which the prior's images are normalised. Set it to false."
+            )
+        else:
+            peak = float(truth.max())
+        options = self.misfit.model_dump(exclude={"fit_flux"})
+        return ClosureMisfit.from_observation(operator, observation, peak, **options)
+
+
+# ---------------------------------------------------------------- the prior
+
+
+def gaussian_prior(section: GaussianSection, grid: ImageSection) -> GaussianPrior:
+    """See :class:`GaussianSection`; in model space, where images are doubled, minus 1."""
+    pixel = grid.fov_uas / grid.npix
+    axis = ((grid.npix - 1) / 2 - torch.arange(grid.npix, dtype=torch.float64)) * pixel
+    distance2 = axis[:, None] ** 2 + axis**2
+    mean = section.peak * torch.exp(-4 * math.log(2) * distance2 / section.width_uas**2)
+    k = torch.fft.fftfreq(grid.npix, d=pixel, dtype=torch.float64)
+    sigma = section.correlation_uas / math.sqrt(8 * math.log(2))
+    power = torch.exp(-2 * (math.pi * sigma) ** 2 * (k[:, None] ** 2 + k**2))
+    power = (2 * section.std) ** 2 * power / power.mean()
+    return GaussianPrior(2 * mean[None] - 1, StationaryCovariance(power[None]))

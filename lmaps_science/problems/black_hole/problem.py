@@ -1,0 +1,198 @@
+"""Black-hole imaging: what a reconstruction from closure quantities is worth, in physical units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import xarray as xr
+
+from lmaps_science import metrics
+from lmaps_science.cards.problem import Problem
+from lmaps_science.io import pixel_size_rad
+from lmaps_science.io.images import MICROARCSECOND
+from lmaps_science.physics.closure_misfit import ClosureMisfit
+from lmaps_science.problems.black_hole.metrics import blur_psnr, rescale_to_flux
+from lmaps_science.problems.black_hole.modes import Modes, find_modes
+from lmaps_science.problems.black_hole.rings import ring_statistics
+from lmaps_science.sampling import Result
+
+__all__ = ["BlackHoleProblem"]
+
+RING = ("diameter", "width", "orientation", "asymmetry", "central_brightness")
+UNITS = {"psnr": "dB", "diameter": "uas", "width": "uas", "orientation": "degree"}
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class BlackHoleProblem(Problem):
+    """Imaging from closure quantities; images come out in Jy/pixel where the flux is known.
+
+    Attributes:
+        closures: the misfit on physical images; without its flux term, in any unit of flux.
+        metrics_mode: "exact", or "inversebench" for the benchmark's own definitions.
+    """
+
+    closures: ClosureMisfit
+    metrics_mode: str = "exact"
+
+    @property
+    def flux(self) -> float | None:
+        """Total flux density of the compact source in Jy, where it is known."""
+        return float(self.observation["flux"]) if "flux" in self.observation else None
+
+    @property
+    def pixel_uas(self) -> float:
+        """Width of a pixel in microarcseconds."""
+        return pixel_size_rad(self.image) / MICROARCSECOND
+
+    @property
+    def resolution_uas(self) -> float:
+        """Nominal resolution in microarcseconds: 1 / the longest baseline."""
+        return float(1 / self._baselines().max() / MICROARCSECOND)
+
+    def scale_to_flux(self, images: np.ndarray) -> np.ndarray:
+        """Images (n, H, W) in Jy/pixel; as they are when the flux is not known."""
+        return images if self.flux is None else rescale_to_flux(images, self.flux).numpy()
+
+    def evaluate(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Metrics of images (n, H, W), each (n,); with `metrics_mode="exact"` their unit is free.
+
+        chi2_cphase, chi2_logcamp: reduced chi2 (raw). With a known truth, for images scaled to its
+        flux, in units of its peak: psnr after the best shift, blur_psnr_F at F microarcseconds,
+        nxcorr. Else ring_diameter, ring_width (microarcseconds), ring_orientation (degrees east of
+        north), ring_asymmetry and ring_central_brightness, NaN where there is no ring.
+        """
+        chi2 = self.closures.chi2(self._physical(images))
+        values = {f"chi2_{name}": value for name, value in chi2.items() if name != "flux"}
+        if self.truth is None:
+            ring = ring_statistics(images, self.pixel_uas)
+            values |= {f"ring_{name}": ring[name] for name in RING}
+        else:
+            values |= self._against(self.truth.values, images)
+        return {name: value.cpu().double().numpy() for name, value in values.items()}
+
+    def _against(self, truth: np.ndarray, images: np.ndarray) -> dict[str, torch.Tensor]:
+        mode, target = self.metrics_mode, truth[None] / truth.max()
+        # The benchmark scores images as they come out: their unit is meant to be the true peak.
+        scaled = images if mode == "inversebench" else rescale_to_flux(images, target.sum())
+        scaled = torch.as_tensor(scaled).clamp(0, 1)
+        scores = {"psnr": metrics.aligned_psnr(scaled, target, mode=mode)}
+        for fwhm in (10, 15, 20):
+            blurred = blur_psnr(scaled, target, fwhm, self.pixel_uas, mode)
+            scores[f"blur_psnr_{fwhm}"] = blurred
+        return {**scores, "nxcorr": metrics.nxcorr(scaled, target)}
+
+    def residuals(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(observed - model) / sigma of closure phases (n, n_cp) and log amplitudes (n, n_ca).
+
+        Phases as 2 sin(difference / 2), whose mean square is their chi2.
+        """
+        misfit = self.closures
+        with torch.no_grad():
+            model = misfit.operator(self._physical(images))
+        theta, logs, _ = model.split([misfit.cphase.shape[1], misfit.logcamp.shape[1], 1], dim=1)
+        difference = torch.remainder(misfit.cphase - theta + torch.pi, 2 * torch.pi) - torch.pi
+        phases = 2 * (difference / 2).sin() / misfit.cphase_sigma
+        amplitudes = (misfit.logcamp - logs) / misfit.logcamp_sigma
+        return phases.cpu().numpy(), amplitudes.cpu().numpy()
+
+    def dataset(self, result: Result) -> xr.Dataset:
+        """Samples, mean and standard deviation [Jy/pixel], each sample's metrics and residuals.
+
+        Closure data can have several explanations: `mode` tells which one a sample is, 0 being the
+        most frequent (see `modes`), and the attribute `best` which sample of mode 0
+        fits best. Mean and deviation are those of mode 0, whose samples are shifted onto that one
+        because closure quantities do not tell the position; the metrics of that mean are in the
+        attribute `metrics_of_mean`. The dataset is self-contained: `plots` draws it without the
+        problem.
+        """
+        relative = result.samples[:, 0]
+        images = self.scale_to_flux(relative)
+        modes = self.modes(result)
+        aligned = self._aligned(images, modes.best)[modes.labels == 0]
+        mean = aligned.mean(axis=0)
+        data = result.to_xarray()
+        data["image"].values = images
+        data["image_mean"].values = mean
+        data["image_std"].values = aligned.std(axis=0, ddof=1) if len(aligned) > 1 else 0 * mean
+        unit = "relative" if self.flux is None else "Jy/pixel"
+        for name in ("image", "image_mean", "image_std"):
+            data[name].attrs["units"] = unit
+        data["mode"] = ("sample", modes.labels, {"long_name": "explanation, 0: most frequent"})
+        data.attrs["best"] = modes.best
+        self.score(data, relative, mean=mean * (relative.sum() / images.sum()))
+        residuals = dict(zip(("cphase", "logcamp"), self.residuals(images), strict=True))
+        baselines = self._baselines() / 1e9
+        for name, values in residuals.items():
+            longest = baselines[self.observation[f"{name}_index"].values].max(axis=1, initial=0.0)
+            data[f"{name}_residual"] = (("sample", name), values, {"units": "sigma"})
+            data[f"{name}_baseline"] = (name, longest, {"units": "Gwavelength"})
+        for name in "uv":
+            data[name] = ("vis", self.observation[name].values, {"units": "wavelength"})
+        data.attrs["resolution_uas"] = self.resolution_uas
+        return data
+
+    def modes(self, result: Result) -> Modes:
+        """The explanations of the data that the samples found; see `modes`.
+
+        Samples belong together when they look alike at 0.4 times the nominal resolution, about what
+        the prior adds to it.
+        """
+        blur = 0.4 * self.resolution_uas / self.pixel_uas
+        return find_modes(result.samples[:, 0], result.misfit[-1], blur_pixels=blur)
+
+    def _aligned(self, images: np.ndarray, reference: int) -> np.ndarray:
+        if len(images) == 1:
+            return images
+        peak = images[reference].max()
+        return peak * metrics.align(images / peak, images[reference][None] / peak)[:, 0].numpy()
+
+    def describe(self) -> Mapping[str, str]:
+        """Data, source and image."""
+        o, facts = self.observation, self.observation.attrs
+        stations = len(set(o["station1"].values) | set(o["station2"].values))
+        flux = "flux unknown" if self.flux is None else f"{self.flux:.3g} Jy"
+        return {
+            "source": f"{facts.get('source', '?')}, MJD {facts.get('mjd', '?')}, "
+            f"{facts.get('frequency_hz', float('nan')) / 1e9:.1f} GHz, {flux}",
+            "data": f"{facts.get('file', 'simulated')}: {o.sizes['vis']} visibilities of {stations}"
+            f" stations, {o.sizes['cphase']} closure phases, {o.sizes['logcamp']} log amplitudes",
+            "image": f"{self.image_shape[-1]} x {self.image_shape[-2]} pixels of "
+            f"{self.pixel_uas:.3g} uas; nominal resolution {self.resolution_uas:.3g} uas",
+        }
+
+    def _repr_html_(self) -> str:
+        table = super()._repr_html_()
+        return f"<div style='display:flex;gap:2em'><div>{table}</div>{self._uv()}</div>"
+
+    def _uv(self) -> str:
+        """The (u, v) coverage as a small drawing; u runs to the left, as east does."""
+        u, v = (self.observation[name].values / self._baselines().max() for name in "uv")
+        dots = "".join(
+            f"<circle cx='{90 - 80 * s * a:.1f}' cy='{90 - 80 * s * b:.1f}' r='1.2'/>"
+            for a, b in zip(u, v, strict=True)
+            for s in (1, -1)
+        )
+        longest = self._baselines().max() / 1e9
+        return (
+            "<svg width='180' height='200' viewBox='0 0 180 200' style='flex-shrink:0' "
+            "fill='currentColor'>"
+            "<circle cx='90' cy='90' r='80' fill='none' stroke='currentColor' opacity='.3'/>"
+            f"{dots}<text x='90' y='192' text-anchor='middle' font-size='11'>"
+            f"(u, v) to {longest:.1f} Gλ</text></svg>"
+        )
+
+    def _baselines(self) -> np.ndarray:
+        return np.hypot(self.observation["u"].values, self.observation["v"].values)
+
+    def _physical(self, images: np.ndarray) -> torch.Tensor:
+        return torch.as_tensor(np.ascontiguousarray(images))[:, None].to(
+            self.closures.operator.like
+        )
+
+    @staticmethod
+    def unit(metric: str) -> str:
+        """The unit of a metric."""
+        return next((unit for part, unit in UNITS.items() if part in metric), "1")

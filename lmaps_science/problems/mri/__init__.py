@@ -1,0 +1,15 @@
+"""Multi-coil MRI from undersampled k-space."""
+
+from lmaps_science.cards.kind import Kind
+from lmaps_science.manifests import shipped_folder
+
+__all__ = ["KIND"]
+
+KIND = Kind(
+    "mri",
+    __name__,
+    shipped_folder("problems") / "mri",
+    card="card:MRICard",
+    export="export:write_images",
+    recipes="phantoms:RECIPES",
+)

@@ -1,0 +1,105 @@
+"""Interrupted runs: batches on their way, kept in one file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lmaps_science.arrays import norm
+from lmaps_science.io.files import require_parent
+from lmaps_science.io.pytorch import read_tensors, write_tensors
+from lmaps_science.noise import SampleNoise
+from lmaps_science.sampling.protocol import InverseProblem, State
+
+
+@dataclass(frozen=True)
+class Track:
+    """One batch on its way: its state, and what has been recorded of it at every level.
+
+    Attributes:
+        state: after the last level.
+        misfits: data misfits (B,) of the estimates.
+        estimates: (B, C, H, W) each, where the trajectory is kept.
+    """
+
+    state: State
+    misfits: tuple[Tensor, ...] = ()
+    estimates: tuple[Tensor, ...] = ()
+
+    @property
+    def level(self) -> int:
+        """The number of levels that are done."""
+        return len(self.misfits)
+
+    def after(self, state: State, misfit: Tensor, trajectory: bool) -> Track:
+        """The track, one level on."""
+        kept = (state.estimate.cpu(),) if trajectory else ()
+        return Track(state, (*self.misfits, misfit.cpu()), self.estimates + kept)
+
+
+class Checkpoint:
+    """The batches of one run, finished or on their way, in a file; without a path, nowhere.
+
+    Args:
+        path: the file, or None.
+        run: tells this run of the problem from others.
+        problem: what is sampled.
+
+    Attributes:
+        counts, seconds: cost of the run up to the last save.
+
+    Raises:
+        DataError: no folder for the file, or a file that is no checkpoint.
+        ValueError: the file holds another run.
+    """
+
+    def __init__(self, path: str | Path | None, run: str, problem: InverseProblem) -> None:
+        self.path = None if path is None else require_parent(path)
+        self.counts: dict[str, int] = {}
+        self.seconds = 0.0
+        self._batches: dict[int, dict[str, Any]] = {}
+        self._device = problem.like(1).device
+        if self.path is None:
+            return
+        self._key = f"{run} {_fingerprint(problem)}"
+        if not self.path.exists():
+            return
+        advice = "Remove it, or give each run its own checkpoint file."
+        saved = read_tensors(self.path, advice)
+        key = saved.get("key") if isinstance(saved, dict) else type(saved).__name__
+        if key != self._key:
+            raise ValueError(
+                f"{self.path} holds another run ({key}), not this one ({self._key}). {advice}"
+            )
+        self.counts, self.seconds = saved["counts"], saved["seconds"]
+        self._batches = saved["batches"]
+
+    def track(self, first: int) -> Track | None:
+        """The batch that begins with sample ``first``, as last saved."""
+        if first not in self._batches:
+            return None
+        saved = self._batches[first]
+        state = State(**saved["state"]).to(device=self._device)
+        return Track(state, saved["misfits"], saved["estimates"])
+
+    def save(self, first: int, track: Track, counts: Mapping[str, int], seconds: float) -> None:
+        """Write all batches so far, with the cost of the run up to now."""
+        if self.path is None:
+            return
+        state = {**vars(track.state), "extra": dict(track.state.extra)}
+        self._batches[first] = {**vars(track), "state": state}
+        content = {"key": self._key, "counts": dict(counts), "seconds": seconds}
+        write_tensors(self.path, {**content, "batches": self._batches})
+
+
+def _fingerprint(problem: InverseProblem) -> str:
+    """Tells problems apart by what they make of a fixed noise image."""
+    image = SampleNoise(0, (0,)).normal(problem.like(1), 0)
+    denoised = problem.prior(image, 1.0)
+    every = image.expand(problem.observations, *image.shape[1:])
+    numbers = (denoised.mean(), norm(denoised), problem.misfit(every).sum())
+    return f"{image.dtype} {problem.prior!r} " + " ".join(f"{float(x):.4g}" for x in numbers)

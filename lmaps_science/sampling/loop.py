@@ -1,0 +1,184 @@
+"""The loop over batches of samples and noise levels."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from lmaps_science.metering import Meter
+from lmaps_science.noise import SampleNoise
+from lmaps_science.sampling.checkpoint import Checkpoint, Track
+from lmaps_science.sampling.protocol import InverseProblem, Solver, State
+from lmaps_science.sampling.result import Result
+
+__all__ = ["NonFiniteError", "sample"]
+
+
+class NonFiniteError(FloatingPointError):
+    """A NaN or an infinity appeared in a sample."""
+
+
+def sample(
+    problem: InverseProblem,
+    solver: Solver,
+    n_samples: int = 1,
+    seed: int = 0,
+    *,
+    batch_size: int | None = None,
+    progress: bool = True,
+    trajectory: bool = False,
+    callback: Callable[[int, State], None] | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 10,
+    autocast: torch.dtype | None = None,
+) -> Result:
+    """Run ``solver`` on ``problem`` for ``n_samples`` independent samples.
+
+    A sample depends on ``seed`` and its index alone, not on its company: the random numbers are
+    exactly the same in any batch. What remains is the rounding of matrix products of another
+    size, about 1e-6 relative in float32 per operation.
+
+    Args:
+        problem: prior, misfit and the map to physical units.
+        solver: a method with its hyper-parameters.
+        n_samples: how many samples.
+        seed: any integer >= 0.
+        batch_size: samples that run side by side; all when None. Less memory when smaller.
+        progress: show a bar with noise level, data misfit and remaining time.
+        trajectory: keep the estimate after every noise level.
+        callback: called as ``callback(i, state)`` after level i.
+        checkpoint: a file from which the same call goes on after an interruption, and from which
+            it returns at once when the run was finished. The file stays: remove it when the result
+            is safe.
+        checkpoint_every: levels between two checkpoints.
+        autocast: run the denoiser in this dtype, e.g. ``torch.bfloat16``.
+
+    Raises:
+        ValueError: the solver needs what the problem lacks, an argument is out of range, or the
+            checkpoint is of another run.
+        NonFiniteError: a NaN or an infinity appeared.
+    """
+    _check(problem, solver)
+    _check_sizes(n_samples=n_samples, batch_size=batch_size, checkpoint_every=checkpoint_every)
+    total = n_samples * problem.observations
+    size = min(batch_size or total, total)
+    run = f"{solver!r} seed={seed} n={n_samples} batch={size} trajectory={trajectory}"
+    store = Checkpoint(checkpoint, f"{run} autocast={autocast}", problem)
+    meter = Meter(store.counts)
+    sigmas, chunks, tracks = solver.sigmas, range(0, total, size), []
+    levels, started = len(sigmas) - 1, time.monotonic() - store.seconds
+    bar = tqdm(
+        total=levels * len(chunks),
+        disable=not progress,
+        desc=type(solver).__name__,
+        unit="level",
+    )
+    with bar, torch.no_grad():
+        for first in chunks:
+            plain, noise = _batch(problem, seed, range(first, min(first + size, total)), n_samples)
+            track, spent = store.track(first), dict(meter.counts)
+            metered = plain.metered(meter, autocast).prepare(solver)
+            if track is None:
+                track = Track(solver.init(metered, noise))
+            else:
+                meter.counts = spent  # to prepare was counted before the interruption
+            bar.update(track.level)
+            for i in range(track.level, levels):
+                state = solver.step(i, track.state, metered, noise)
+                misfit = plain.misfit(state.estimate)
+                _check_finite(state, misfit, solver, i)
+                track = track.after(state, misfit, trajectory)
+                if callback is not None:
+                    callback(i, state)
+                bar.set_postfix(sigma=f"{float(sigmas[i]):.3g}", misfit=f"{misfit.mean():.4g}")
+                bar.update()
+                if track.level % checkpoint_every == 0 or track.level == levels:
+                    store.save(first, track, meter.counts, time.monotonic() - started)
+            tracks.append(track)
+    return _result(problem, solver, seed, tracks, meter.counts, time.monotonic() - started)
+
+
+def _batch(
+    problem: InverseProblem, seed: int, rows: Sequence[int], n_samples: int
+) -> tuple[InverseProblem, SampleNoise]:
+    """The problem and the noise of these rows: sample k of observation n is row n n_samples + k."""
+    owners, samples = zip(*(divmod(row, n_samples) for row in rows), strict=True)
+    keys = problem.keys
+    owned = [keys[0] if len(keys) == 1 else keys[n] for n in owners]
+    return problem.select(owners), SampleNoise(seed, samples, tuple(owned))
+
+
+def _result(
+    problem: InverseProblem,
+    solver: Solver,
+    seed: int,
+    tracks: Sequence[Track],
+    counts: Mapping[str, int],
+    seconds: float,
+) -> Result:
+    with torch.no_grad():
+        decoded = [problem.decode(track.state.estimate) for track in tracks]
+    kept = [torch.stack(track.estimates) for track in tracks if track.estimates]
+    return Result(
+        samples=torch.cat(decoded).cpu().numpy(),
+        estimates=torch.cat([track.state.estimate for track in tracks]),
+        misfit=torch.cat([torch.stack(track.misfits) for track in tracks], 1).numpy(),
+        sigmas=solver.sigmas[:-1].numpy(),
+        counts={name: count // len(tracks) for name, count in counts.items()},
+        seconds=seconds,
+        template=problem.template,
+        facts={"solver": repr(solver), "seed": seed, **_versions(), **problem.facts},
+        trajectory=torch.cat(kept, 1).numpy() if kept else None,
+        observations=problem.observations,
+    )
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        own = version("lmaps-science")
+    except PackageNotFoundError:  # run from a source tree that is not installed
+        own = "unknown"
+    return {"lmaps_science_version": own, "torch_version": str(torch.__version__)}
+
+
+def _check(problem: InverseProblem, solver: Solver) -> None:
+    if not isinstance(solver, Solver):
+        name = solver.__name__ if isinstance(solver, type) else type(solver).__name__
+        raise TypeError(
+            f"sample: expected a solver such as LMAPS(levels=50), got "
+            f"{f'the class {name}: write {name}()' if isinstance(solver, type) else name}."
+        )
+    words = {"covariance": "equipped with its prior's covariance"}
+    lacking = [words.get(name, name) for name in sorted(solver.requires - problem.provides)]
+    if lacking:
+        raise ValueError(
+            f"{type(solver).__name__} needs a problem that is {' and '.join(lacking)}; "
+            f"this one provides {', '.join(sorted(problem.provides))}. Choose another solver, "
+            f"e.g. LMAPS(local=LBFGS()), or an operator or a prior with that property."
+        )
+
+
+def _check_sizes(**sizes: int | None) -> None:
+    for name, value in sizes.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}.")
+
+
+def _check_finite(state: State, misfit: Tensor, solver: Solver, level: int) -> None:
+    finite = torch.isfinite(state.x).flatten(1).all(1) & torch.isfinite(misfit)
+    finite &= torch.isfinite(state.estimate).flatten(1).all(1)
+    if not bool(finite.all()):
+        raise NonFiniteError(
+            f"{type(solver).__name__}: sample(s) {torch.nonzero(~finite).flatten().tolist()} of "
+            f"the batch became NaN or infinite at level {level} (sigma = "
+            f"{float(solver.sigmas[level]):.4g}). Most often the step of the data term is too long "
+            f"for this operator and noise: lower the learning rate or kappa2 (here {solver!r}), or "
+            f"use LBFGS(), which chooses its steps."
+        )

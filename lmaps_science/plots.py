@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from lmaps_science.cards.registry import find_kind
 from lmaps_science.io.files import atomic_write
 from lmaps_science.sampling import Result
 
-__all__ = ["Picture", "finish", "history", "plot_reconstruction", "plot_samples"]
+__all__ = ["Picture", "finish", "history", "plot_reconstruction", "plot_samples", "verdict"]
 
 POINTS = "#1f5f8b"
 PATH = str | os.PathLike[str]
@@ -90,6 +91,19 @@ def history(axis: Axes, data: xr.Dataset, best: int) -> None:
     axis.tick_params(axis="y", which="both", labelsize=8)
     axis.set(xlabel="noise level σ")
     axis.set_title("data misfit −log p(y|x)", fontsize=10)
+
+
+def verdict(figure: Any, data: xr.Dataset) -> None:
+    """The verdict on the data, below a figure or a part of one, in red where it does not fit."""
+    word = data.attrs.get("verdict")
+    if word is None:
+        return
+    colour = {"good": "0.35", "doubtful": "#b36b00", "does not fit": "#b00020"}[word]
+    reasons = "; ".join(data.attrs.get("verdict_reasons", ())[:2])
+    text = f"{word}: {reasons}" if reasons else word
+    figure.supxlabel(
+        "\n".join(textwrap.wrap(text, 150)), fontsize=8, color=colour, x=0.01, ha="left"
+    )
 
 
 def finish(figure: Figure, path: PATH | None) -> Figure:

@@ -148,7 +148,9 @@ def describe(data: xr.Dataset) -> str:
         + (f", commit {a['commit'][:12]}" if "commit" in a else ""),
     }
     lines = [f"{key:<10}{value}" for key, value in facts.items()]
-    return "\n".join([*lines, "", metrics_table(data)])
+    verdict = [f"verdict   {a.get('verdict', '?')}"]
+    verdict += [f"          {reason}" for reason in a.get("verdict_reasons", [])]
+    return "\n".join([*lines, "", metrics_table(data), "", *verdict])
 
 
 # ---------------------------------------------------------------- files

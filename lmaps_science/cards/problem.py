@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import html
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
 
 from lmaps_science.cards.schema import Card
+from lmaps_science.cards.verdict import Check, judge
 from lmaps_science.sampling import InverseProblem, Result, Solver
 
 __all__ = ["Problem"]
@@ -20,7 +21,7 @@ __all__ = ["Problem"]
 class Problem(InverseProblem, ABC):
     """An inverse problem with its card, its data and, in simulations, the truth.
 
-    A field writes `evaluate`, `dataset` and `describe`; the rest is common to all.
+    A field writes `evaluate`, `dataset`, `describe` and `checks`; the rest is common to all.
 
     Attributes:
         name: of the card.
@@ -65,6 +66,10 @@ class Problem(InverseProblem, ABC):
     def describe(self) -> Mapping[str, str]:
         """What the data are, a row each; one is "data"."""
 
+    def checks(self, data: xr.Dataset) -> Iterable[Check]:
+        """What tells whether a result, `data` of `dataset`, explains the data."""
+        return ()
+
     @staticmethod
     def unit(metric: str) -> str:
         """The unit of a metric."""
@@ -86,6 +91,7 @@ class Problem(InverseProblem, ABC):
         data.attrs["kind"] = self.card.kind
         data.attrs.setdefault("data", self.describe()["data"])
         data.attrs.setdefault("best", int(result.misfit[-1].argmin()))
+        data.attrs["verdict"], data.attrs["verdict_reasons"] = judge(self.checks(data))
         return data
 
     def score(self, data: xr.Dataset, samples: np.ndarray, **others: np.ndarray) -> None:

@@ -32,8 +32,9 @@ class ClosureMisfit(Misfit):
     `operator` maps images to (theta, A, F) side by side, (B, n_cp + n_ca + 1). Observed values and
     standard deviations are vectors (n_cp,) and (n_ca,), kept as (1, n_cp) and (1, n_ca); `flux` and
     `flux_sigma` are in the image's unit of flux. With the default weights, 4 L is the data
-    misfit of the InverseBench benchmark (Zheng et al. 2025). Raises ValueError for data that are not finite, deviations that are not
-    positive, lengths that do not fit the operator, and an observation without any closure.
+    misfit of the InverseBench benchmark (Zheng et al. 2025).
+
+    Raises ValueError for data that are not finite, deviations that are not positive, lengths that do not fit the operator, and an observation without any closure.
     """
 
     objective_scale = 4.0

@@ -61,6 +61,11 @@ class Misfit(Movable):
         """Values (B,) and the derivative by the predicted data, like `predicted`."""
         raise NotImplementedError(f"{type(self).__name__} must define _loss(predicted).")
 
+    @property
+    def like(self) -> Tensor:
+        """An empty real tensor of the device and dtype in which it works."""
+        return self.operator.like
+
     # ---------------------------------------------------------------- observations in a batch
 
     def select(self: MisfitType, rows: Tensor) -> MisfitType:
@@ -194,6 +199,11 @@ class GaussianMisfit(Misfit):
     def variance(self) -> Tensor:
         """Of a real datum, and of the real and the imaginary part of a complex one; like sigma."""
         return self.sigma**2 / (2 if self.y.is_complex() else 1)
+
+    @property
+    def like(self) -> Tensor:
+        """An empty real tensor of the data's device and precision."""
+        return self.y.new_empty(0, dtype=real_dtype(self.y.dtype))
 
     @property
     def common_variance(self) -> Tensor | None:

@@ -347,7 +347,7 @@ def lmaps_conjugate_gradient() -> Solver:
 
 
 def lmaps_gradient_steps() -> Solver:
-    return LMAPS(levels=12, kappa1=1.0, kappa2=1.0, local=GradientSteps(20, 0.01), sigma_max=10.0)
+    return LMAPS(levels=12, kappa1=1.0, kappa2=1.0, local=GradientSteps(60, 0.003), sigma_max=10.0)
 
 
 def pigdm() -> Solver:

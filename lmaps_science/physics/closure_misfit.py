@@ -34,7 +34,8 @@ class ClosureMisfit(Misfit):
     `flux_sigma` are in the image's unit of flux. With the default weights, 4 L is the data
     misfit of the InverseBench benchmark (Zheng et al. 2025).
 
-    Raises ValueError for data that are not finite, deviations that are not positive, lengths that do not fit the operator, and an observation without any closure.
+    Raises ValueError for data that are not finite, deviations that are not positive, lengths that
+    do not fit the operator, and an observation without any closure.
     """
 
     objective_scale = 4.0

@@ -46,6 +46,8 @@ class MultiCoilMRI(LinearOperator):
         coils, height, width = self.maps.shape[-3:]
         self.image_shape, self.data_shape = (2, height, width), (coils, height, width)
         self.mask = _checked_mask(mask, self.maps)
+        # A NumPy copy, which `to` leaves alone: what is sampled decides how to compute.
+        self._sampled = self.mask.cpu().numpy()
         batches = {len(t) for t, ndim in ((self.maps, 4), (self.mask, 3)) if t.ndim == ndim}
         if len(batches) > 1:
             raise ValueError(
@@ -93,24 +95,26 @@ class MultiCoilMRI(LinearOperator):
         lines of a length with a large prime factor, of which FFTs are slow (230 takes four times
         as long as 240), are a product with the matrix of their frequencies.
         """
-        mask = self.mask if self.mask.ndim == 3 else self.mask[None]
-        rows, columns = mask.any(-1).any(0), mask.any(-2).any(0)
-        self._turned = bool(rows.double().mean() < columns.double().mean())
+        masks = self._sampled if self._sampled.ndim == 3 else self._sampled[None]
+        rows, columns = masks.any(-1).any(0), masks.any(-2).any(0)
+        self._turned = bool(rows.mean() < columns.mean())
         height, width = self.maps.shape[-2:]
         pre, post = _centring(height, width, like=self.maps)
         post = self.mask * post / post.numel() ** 0.5
         self._pre, self._own_maps = self._turn(pre).contiguous(), self._turn(self.maps).contiguous()
         self._conjugate_maps = self._own_maps.conj().resolve_conj()
         kept = rows if self._turned else columns
-        self._lines = None if bool(kept.all()) else kept.nonzero()[:, 0]
-        self._waves = None
-        if self._lines is not None and len(self._lines) <= 64 and _slow(len(kept)):
-            self._waves = _waves(self._lines, len(kept), pre)
-        post = self._turn(post).mT
-        self._post = (post if self._lines is None else post[..., kept, :]).contiguous()
-        sampled = self._turn(self.mask)
-        whole = bool((sampled == sampled[..., :1, :]).all())
-        weight = sampled[..., :1, :] / sampled.shape[-1]
+        lines, post = np.flatnonzero(kept), self._turn(post).mT
+        self._lines = self._waves = None
+        if not kept.all():
+            self._lines = torch.as_tensor(lines, device=self.maps.device)
+            post = post.index_select(-2, self._lines)
+            if len(lines) <= 64 and _slow(len(kept)):
+                self._waves = _waves(lines, len(kept), pre)
+        self._post = post.contiguous()
+        turned = self._sampled.swapaxes(-2, -1) if self._turned else self._sampled
+        whole = bool((turned == turned[..., :1, :]).all())
+        weight = self._turn(self.mask)[..., :1, :] / len(kept)
         self._whole_lines = weight.to(real_dtype(self.maps.dtype)) if whole else None
 
     def _turn(self, x: Tensor) -> Tensor:
@@ -334,9 +338,9 @@ def _centring(height: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
     return torch.as_tensor(pre).to(like), torch.as_tensor(post).to(like)
 
 
-def _waves(lines: Tensor, n: int, like: Tensor) -> Tensor:
+def _waves(lines: np.ndarray, n: int, like: Tensor) -> Tensor:
     """exp(-2 pi i k p / n) for the frequencies k of `lines` and p = 0 ... n - 1: (lines, n)."""
-    turns = np.outer(lines.cpu().numpy(), np.arange(n)) % n / n
+    turns = np.outer(lines, np.arange(n)) % n / n
     return torch.as_tensor(np.exp(-2j * np.pi * turns)).to(like)
 
 

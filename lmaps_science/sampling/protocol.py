@@ -74,7 +74,7 @@ class InverseProblem(Movable):
             raise ValueError(
                 f"{len(self.keys)} keys for {self.observations} observations: give one each."
             )
-        _check_linear(self.misfit.operator)
+        _check_linear(self.misfit.operator, self.misfit.like)
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -114,8 +114,8 @@ class InverseProblem(Movable):
         return self.misfit.svd()
 
     def like(self, batch: int) -> Tensor:
-        """Zeros (B, C, H, W) of the device and dtype in which the operator works."""
-        return self.misfit.operator.like.new_zeros(batch, *self.image_shape)
+        """Zeros (B, C, H, W) of the device and dtype in which the misfit works."""
+        return self.misfit.like.new_zeros(batch, *self.image_shape)
 
     # ---------------------------------------------------------------- copies, not checked again
 
@@ -143,7 +143,7 @@ class InverseProblem(Movable):
         """The problem of a batch whose images belong to these observations."""
         if self.observations == 1:
             return self
-        index = torch.as_tensor(rows, device=self.misfit.operator.like.device)
+        index = torch.as_tensor(rows, device=self.misfit.like.device)
         return self._changed(misfit=self.misfit.select(index))
 
     def prepare(self: ProblemType, solver: Solver) -> ProblemType:
@@ -203,15 +203,15 @@ def _same_template(a: xr.DataArray | None, b: xr.DataArray | None) -> bool:
     return a is b or (a is not None and b is not None and a.identical(b))
 
 
-def _check_linear(operator: Operator) -> None:
+def _check_linear(operator: Operator, like: Tensor) -> None:
     """One dot test: Re <v, A x> = Re <A^H v, x>, of a random image and random data."""
-    if not isinstance(operator, LinearOperator) or operator.like.device.type == "meta":
+    if not isinstance(operator, LinearOperator) or like.device.type == "meta":
         return
     generator = torch.Generator().manual_seed(0)
     shape = (operator.batch or 1, *operator.image_shape)
-    x = torch.randn(shape, generator=generator).to(operator.like)
+    x = torch.randn(shape, generator=generator).to(like)
     y = operator(x)
-    parts = torch.randn((2, *y.shape), generator=generator).to(operator.like)
+    parts = torch.randn((2, *y.shape), generator=generator).to(like)
     v = torch.complex(*parts) if y.is_complex() else parts[0]
     forward, back = inner(v, y).real.sum(), inner(operator.adjoint(v), x).sum()
     scale = norm(v).square().sum().sqrt() * norm(y).square().sum().sqrt()

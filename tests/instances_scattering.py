@@ -6,6 +6,7 @@ import torch
 from lmaps_science.operators import Operator
 from lmaps_science.physics.born_svd import BornSVD
 from lmaps_science.physics.lippmann_schwinger import FullWaveScattering
+from lmaps_science.physics.multi_frequency import Clamp, LinearMultiFrequency, MultiFrequency
 from lmaps_science.physics.scattering import BornScattering, ScatteringGeometry
 
 
@@ -52,4 +53,24 @@ def full_wave_scattering() -> Operator:
     return FullWaveScattering(geometry, tolerance=1e-12, dtype=torch.float64)
 
 
-SCATTERING = [born_scattering, born_svd, born_scattering_compressed, full_wave_scattering]
+def two_frequencies() -> Operator:
+    """Of a contrast with limits, which the random images of the tests do not reach."""
+    limits = Clamp(-50.0, 50.0, (1, 9, 9))
+    geometries = [
+        ScatteringGeometry(9, 1.0, w, [10, 130], [0.0, 50, 170], 1.5, 1.1) for w in (0.9, 0.6)
+    ]
+    return MultiFrequency([BornScattering(g, dtype=torch.float64) @ limits for g in geometries])
+
+
+def two_frequencies_linear() -> Operator:
+    return LinearMultiFrequency([born_scattering(), born_scattering()])
+
+
+SCATTERING = [
+    born_scattering,
+    born_svd,
+    born_scattering_compressed,
+    full_wave_scattering,
+    two_frequencies,
+    two_frequencies_linear,
+]

@@ -7,6 +7,7 @@ Operators and misfits are built in float64; the tests move them where they want 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,13 +21,18 @@ from lmaps_science.misfit import GaussianMisfit, Misfit
 from lmaps_science.operators import Affine, LinearOperator, Operator, Scaling, SVDOperator
 from lmaps_science.physics.closure_misfit import ClosureMisfit
 from lmaps_science.physics.interferometry import ClosureQuantities, ClosureSet, Visibilities
+from lmaps_science.physics.multi_frequency import MultiFrequency
 from lmaps_science.priors import (
     Denoiser,
     DenseCovariance,
+    DiagonalCovariance,
     GaussianMixturePrior,
     GaussianPrior,
+    LowRankCovariance,
+    NetworkDenoiser,
     StationaryCovariance,
     TotalVariationPrior,
+    build_network,
     from_function,
 )
 from lmaps_science.sampling import InverseProblem, Solver
@@ -38,6 +44,8 @@ from lmaps_science.solvers import (
     LMAPS,
     AnnealedLangevin,
     DiffPIR,
+    ExactSVD,
+    FrequencyHopping,
     Langevin,
     Metropolis,
     PerturbAndMAP,
@@ -248,7 +256,7 @@ def gaussian_mixture(image_shape: tuple[int, int, int] = (1, 6, 5)) -> GaussianM
 
 
 def shrinking_function(image_shape: tuple[int, int, int] = (1, 6, 5)) -> Denoiser:
-    return from_function(lambda x, sigma: x / (1 + sigma[:, None, None, None] ** 2), image_shape)
+    return from_function(lambda x, sigma: x / (1 + sigma**2), image_shape)
 
 
 def piecewise_constant(image_shape: tuple[int, int, int] = (1, 6, 5)) -> Denoiser:
@@ -261,9 +269,39 @@ def piecewise_constant(image_shape: tuple[int, int, int] = (1, 6, 5)) -> Denoise
     return TotalVariationPrior(image_shape, 2.0, unlimited, iterations=200)
 
 
+def diagonal_gaussian(image_shape: tuple[int, int, int] = (1, 6, 5)) -> GaussianPrior:
+    variance = torch.linspace(0.1, 0.5, math.prod(image_shape), dtype=torch.float64)
+    mean = torch.zeros(image_shape, dtype=torch.float64)
+    return GaussianPrior(mean, DiagonalCovariance(variance.reshape(image_shape)))
+
+
+def network(image_shape: tuple[int, int, int] = (1, 6, 5)) -> Denoiser:
+    """As it is before training, when it shrinks the image by the skip connection alone."""
+    config = {
+        "architecture": "song",
+        "preconditioning": "edm",
+        "sigma_data": 0.5,
+        "image_shape": list(image_shape),
+        "model_channels": 8,
+        "channel_mult": [1],
+        "num_blocks": 1,
+        "attn_resolutions": [],
+        "dropout": 0.0,
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        denoiser = NetworkDenoiser(build_network(config), image_shape, (-1.0, 1.0))
+    generator = torch.Generator().manual_seed(9)
+    images = torch.randn((50, *image_shape), generator=generator)
+    denoiser.covariance = LowRankCovariance.from_images(images, 5)
+    return denoiser.to(dtype=torch.float64)
+
+
 PRIORS: list[Callable[..., Denoiser]] = [  # each takes an image shape
     dense_gaussian,
+    diagonal_gaussian,
     gaussian_mixture,
+    network,
     piecewise_constant,
     shrinking_function,
     stationary_gaussian,
@@ -291,9 +329,23 @@ def closure_problem() -> InverseProblem:
     return inverse_problem(closures_on_model_space())
 
 
+def multi_frequency_problem() -> InverseProblem:
+    operator = MultiFrequency([squares_of_affine(), Squares() @ Affine(0.4, 1.2, (1, 6, 5))])
+    y = operator(a_positive_image(operator.image_shape)) + 0.1j
+    sigma = torch.tensor([0.2, 0.3], dtype=torch.float64).reshape(1, 2, 1, 1, 1)
+    return inverse_problem(GaussianMisfit(operator, y, sigma))
+
+
+def problem_for(solver: Solver) -> InverseProblem:
+    """One that provides what the solver requires."""
+    served = (make() for make in (linear_problem, multi_frequency_problem))
+    return next(problem for problem in served if not solver.requires - problem.provides)
+
+
 PROBLEMS: list[Callable[[], InverseProblem]] = [
     closure_problem,
     linear_problem,
+    multi_frequency_problem,
     nonlinear_problem,
 ]
 
@@ -334,6 +386,10 @@ def dps_paper() -> Solver:
     return DPS(levels=40, zeta=0.2, scale_free=False)
 
 
+def frequency_hopping() -> Solver:
+    return FrequencyHopping(12, sigma_max=10.0)
+
+
 def lmaps() -> Solver:
     return LMAPS(levels=12, kappa1=1.0, kappa2=10.0, sigma_max=10.0)
 
@@ -346,8 +402,12 @@ def lmaps_conjugate_gradient() -> Solver:
     return LMAPS(levels=12, kappa1=1.0, kappa2=10.0, local=ConjugateGradient(), sigma_max=10.0)
 
 
+def lmaps_exact_svd() -> Solver:
+    return LMAPS(levels=12, kappa1=1.0, kappa2=10.0, local=ExactSVD(), sigma_max=10.0)
+
+
 def lmaps_gradient_steps() -> Solver:
-    return LMAPS(levels=12, kappa1=1.0, kappa2=1.0, local=GradientSteps(60, 0.003), sigma_max=10.0)
+    return LMAPS(levels=12, kappa1=1.0, kappa2=3.0, local=GradientSteps(60, 0.003), sigma_max=10.0)
 
 
 def pigdm() -> Solver:
@@ -380,9 +440,11 @@ SOLVERS: list[Callable[[], Solver]] = [
     diffpir_conjugate_gradient,
     dps,
     dps_paper,
+    frequency_hopping,
     lmaps,
     lmaps_barzilai_borwein,
     lmaps_conjugate_gradient,
+    lmaps_exact_svd,
     lmaps_gradient_steps,
     pigdm,
     pnp_dm,

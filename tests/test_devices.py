@@ -50,13 +50,13 @@ class Watch(TorchDispatchMode):
         self.looks = set()
 
     def __torch_dispatch__(self, function, types, arguments=(), options=None):
-        if function is torch.ops.aten._local_scalar_dense.default:
-            if arguments[0].device.type == "meta":
-                look = _ours()
-                self.looks.add(look)
-                # Whether anything failed: no. Whether anything is left to do: yes.
-                answer = 0.0 if look.endswith("._solve") else 1.0
-                return bool(answer) if arguments[0].dtype == torch.bool else answer
+        looks = function is torch.ops.aten._local_scalar_dense.default
+        if looks and arguments[0].device.type == "meta":
+            look = _ours()
+            self.looks.add(look)
+            # Whether anything failed: no. Whether anything is left to do: yes.
+            answer = 0.0 if look.endswith("._solve") else 1.0
+            return bool(answer) if arguments[0].dtype == torch.bool else answer
         return function(*arguments, **(options or {}))
 
 

@@ -7,8 +7,14 @@ from lmaps_science.priors import from_diffusers, from_function
 
 
 def test_function_becomes_a_prior():
-    prior = from_function(lambda x, s: x / (1 + s[:, None, None, None] ** 2), (1, 4, 4), (0.0, 1.0))
-    x = torch.randn(3, 1, 4, 4, dtype=torch.float64)
+    prior = from_function(lambda x, s: x / (1 + s**2), (1, 4, 3), (0.0, 1.0))
+    x = torch.randn(
+        3,
+        1,
+        4,
+        3,  # as many as a row has pixels: sigma must not go along the row
+        dtype=torch.float64,
+    )
     torch.testing.assert_close(prior(x, torch.tensor([1.0, 2.0, 3.0]))[1], x[1] / 5)
     assert prior.value_range == (0.0, 1.0)
 

@@ -1,3 +1,4 @@
+import pickle
 import time
 from dataclasses import dataclass, replace
 
@@ -20,8 +21,9 @@ from registries import (
 
 from lmaps_science.io import DataError, read_netcdf
 from lmaps_science.local_map import LBFGS, BarzilaiBorwein, ConjugateGradient, GradientSteps
+from lmaps_science.metering import Meter
 from lmaps_science.misfit import GaussianMisfit, Misfit
-from lmaps_science.operators import Affine
+from lmaps_science.operators import Affine, LinearOperator, Operator
 from lmaps_science.priors import (
     DiagonalCovariance,
     GaussianPrior,
@@ -29,7 +31,7 @@ from lmaps_science.priors import (
     from_function,
 )
 from lmaps_science.sampling import InverseProblem, NonFiniteError, State, sample
-from lmaps_science.solvers import DAPS, DPS, LMAPS, Metropolis
+from lmaps_science.solvers import DAPS, DDRM, DPS, LMAPS, Metropolis
 
 SHAPE = (1, 6, 5)
 
@@ -353,6 +355,9 @@ COUNTED = {  # solver: denoiser calls and VJPs, operator calls and VJPs, of each
     LMAPS(7, local=BarzilaiBorwein(6)): (1, 0, 6, 6),
     LMAPS(7, local=LBFGS(8, tolerance=0.0)): (1, 0, 8, 8),
     DPS(7): (1, 1, 1, 1),
+    # V^T and U are calls, V and U^T vector-Jacobian products: 3 and 1 a level, and once to prepare
+    # H(0) and U^T y, to begin V^T and V.
+    DDRM(7): (1, 0, 3, 1),
     DAPS(7, ode_steps=3, local=Metropolis(5, leaps=2)): (3, 0, 6, 6),
 }
 
@@ -362,7 +367,11 @@ COUNTED = {  # solver: denoiser calls and VJPs, operator calls and VJPs, of each
 def test_counts_are_exact(solver, batch_size):
     result = run(linear_problem(), solver, 2, batch_size=batch_size)
     names = ("denoiser_calls", "denoiser_vjps", "operator_calls", "operator_vjps")
-    assert result.counts == dict(zip(names, (7 * n for n in COUNTED[solver]), strict=True))
+    expected = dict(zip(names, (7 * n for n in COUNTED[solver]), strict=True))
+    if isinstance(solver, DDRM):
+        expected["operator_calls"] += 2
+        expected["operator_vjps"] += 2
+    assert result.counts == expected
 
 
 def test_products_with_the_jacobian_of_an_affine_operator_count():
@@ -381,6 +390,95 @@ def test_counting_leaves_the_problem_alone():
     assert problem.prior is prior
     assert type(operator).__name__ == "DenseSVD"
     assert operator._meter is None
+
+
+@pytest.mark.parametrize("make", [linear_problem, closure_problem])
+def test_problems_pickle_with_their_counters(make):
+    meter = Meter()
+    problem = pickle.loads(pickle.dumps(make().metered(meter)))
+    problem.prior(problem.like(1), 1.0)
+    problem.misfit(problem.like(1))
+    counted = problem.prior._meter.counts
+    assert counted["denoiser_calls"] == problem.misfit.operator._meter.counts["operator_calls"] == 1
+    assert meter.counts["denoiser_calls"] == 0  # the pickled one has its own
+    result = run(problem, lmaps(), 2)
+    np.testing.assert_array_equal(result.samples, run(make(), lmaps(), 2).samples)
+
+
+def test_a_denoiser_that_has_seen_the_data_is_counted_and_checked():
+    class Conditional(LMAPS):
+        def step(self, i, state, problem, noise):
+            estimate = problem.conditional(state.x, float(self.sigmas[i]))
+            return State(x=estimate + float(self.sigmas[i + 1]) * noise.normal(estimate, 1, i),
+                         estimate=estimate)  # fmt: skip
+
+    problem = replace(linear_problem(), conditional=dense_gaussian())
+    result = run(problem, Conditional(5), 2)
+    assert result.counts["denoiser_calls"] == 5
+    with pytest.raises(ValueError, match="conditional must share one image shape"):
+        replace(problem, conditional=dense_gaussian((1, 4, 4)))
+
+
+def test_physical_images_are_what_decode_makes_of_the_estimates():
+    class Halves(Operator):
+        """A decoder: more pixels than the latent image has."""
+
+        image_shape, data_shape = SHAPE, (1, 12, 5)
+
+        def _forward(self, x):
+            return torch.tanh(torch.cat([x, -x], dim=2))
+
+    misfit = GaussianMisfit(Halves(), torch.zeros(1, 1, 12, 5, dtype=torch.float64), 0.1)
+    problem = InverseProblem(dense_gaussian(), misfit, Halves())
+    result = run(problem, LMAPS(6, local=LBFGS(10)), 2)
+    assert result.samples.shape == (2, 1, 12, 5)
+    np.testing.assert_array_equal(result.samples, Halves()(result.estimates).numpy())
+
+
+# ---------------------------------------------------------------- an operator of one's own
+
+
+class Wrong(LinearOperator):
+    image_shape, data_shape = SHAPE, (6,)
+
+
+@pytest.mark.parametrize(
+    ("forward", "got"),
+    [
+        (lambda x: x.sum(), r"\(\)"),
+        (lambda x: x[0].sum(dim=(0, 2)), r"\(6,\)"),
+        (lambda x: x.sum(dim=(1, 2)), r"\(1, 5\)"),
+        (lambda x: x.sum(dim=(1, 3)).numpy(), "ndarray"),
+    ],
+)
+def test_output_of_the_wrong_shape_is_refused_at_the_first_call(forward, got):
+    operator = type("Mine", (Wrong,), {"_forward": lambda self, x: forward(x)})()
+    with pytest.raises(ValueError, match=f"Mine: its _forward gave {got} for 1 image"):
+        operator(torch.zeros(1, *SHAPE))
+
+
+@pytest.mark.parametrize(
+    ("forward", "adjoint"),
+    [
+        (lambda x: x.sum(dim=(1, 3)) ** 2, None),
+        (lambda x: x.sum(dim=(1, 3)) + 1.0, None),
+        (lambda x: x.sum(dim=(1, 3)), lambda y: 2 * y[:, None, :, None].expand(-1, *SHAPE)),
+    ],
+    ids=["square", "constant", "adjoint"],
+)
+def test_a_linear_operator_that_is_not_linear_is_refused(forward, adjoint):
+    methods = {"_forward": lambda self, x: forward(x)}
+    if adjoint is not None:
+        methods["_adjoint"] = lambda self, y: adjoint(y)
+    operator = type("Mine", (Wrong,), methods)()
+    misfit = GaussianMisfit(operator, torch.zeros(1, 6, dtype=torch.float64), 0.1)
+    with pytest.raises(ValueError, match="Mine is a LinearOperator, but not linear"):
+        InverseProblem(dense_gaussian(), misfit, Affine(0.5, 1.0, SHAPE))
+
+
+def test_the_class_of_a_solver_is_no_solver():
+    with pytest.raises(TypeError, match=r"the class LMAPS: write LMAPS\(\)"):
+        run(linear_problem(), LMAPS)
 
 
 def test_history_of_misfits_and_estimates():

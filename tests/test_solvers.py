@@ -13,6 +13,7 @@ from registries import (
     gaussian_real,
     inverse_problem,
     linear_problem,
+    problem_for,
 )
 
 from lmaps_science.arrays import norm
@@ -97,7 +98,7 @@ def test_single_precision(make, problem, device):
 @ALL
 def test_steps_are_pure(make):
     solver = make()
-    problem, noise = linear_problem().prepare(solver), SampleNoise(0, (0, 1))
+    problem, noise = problem_for(solver).prepare(solver), SampleNoise(0, (0, 1))
     with torch.no_grad():
         state = solver.init(problem, noise)
         before = {k: v.clone() for k, v in _tensors(state).items()}
@@ -129,7 +130,7 @@ class Recorder:
 @ALL
 def test_no_random_number_is_used_twice(make):
     solver, noise = make(), Recorder((0,))
-    problem = linear_problem().prepare(solver)
+    problem = problem_for(solver).prepare(solver)
     with torch.no_grad():
         state = solver.init(problem, noise)
         for i in range(4):
@@ -147,7 +148,8 @@ def test_schedules_fall_to_zero(make):
 
 @ALL
 def test_an_interrupted_run_goes_on_to_the_same_bits(make, tmp_path):
-    problem, solver, file = linear_problem(), make(), tmp_path / "run.pt"
+    solver, file = make(), tmp_path / "run.pt"
+    problem = problem_for(solver)
 
     def interrupt(i, state):
         if i == 7:
@@ -185,8 +187,9 @@ def test_what_a_problem_lacks_is_refused(make):
 @ALL
 @pytest.mark.parametrize("prior", PRIORS, ids=lambda make: make.__name__)
 def test_any_prior_will_do(make, prior):
-    result = run(inverse_problem(gaussian_real(), prior), make(), 1)
-    assert np.isfinite(result.samples).all()
+    solver = make()
+    misfit = problem_for(solver).misfit
+    assert np.isfinite(run(inverse_problem(misfit, prior), solver, 1).samples).all()
 
 
 @pytest.mark.parametrize(

@@ -103,12 +103,13 @@ def test_what_cannot_share_a_batch_is_refused_with_the_reason():
     matrix = torch.randn(9, 30, generator=generator, dtype=torch.float64)
     with pytest.raises(ValueError, match=r"operators are the same: DenseSVD\.\w+ differs"):
         stack([first, observation(1, operator=DenseSVD(matrix, SHAPE))])
-    with pytest.raises(ValueError, match="DenseSVD.*shapes"):
-        shorter = DenseSVD(matrix[:4], SHAPE)
-        misfit = GaussianMisfit(shorter, torch.zeros(1, 4, dtype=torch.float64), 0.3)
-        stack([first, InverseProblem(dense_gaussian(SHAPE), misfit, MODEL_SPACE)])
+    shorter = DenseSVD(matrix[:4], SHAPE)
+    misfit = GaussianMisfit(shorter, torch.zeros(1, 4, dtype=torch.float64), 0.3)
+    fewer = InverseProblem(dense_gaussian(SHAPE), misfit, MODEL_SPACE)
+    with pytest.raises(ValueError, match=r"DenseSVD\.\w+ has shapes"):
+        stack([first, fewer])
+    other = InverseProblem(dense_gaussian(SHAPE), first.misfit, Affine(2.0, 0.0, SHAPE))
     with pytest.raises(ValueError, match="problem 1 differs from problem 0: decode"):
-        other = InverseProblem(dense_gaussian(SHAPE), first.misfit, Affine(2.0, 0.0, SHAPE))
         stack([first, other])
     with pytest.raises(ValueError, match="no problem to stack"):
         stack([])

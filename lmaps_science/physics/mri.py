@@ -95,8 +95,8 @@ class MultiCoilMRI(LinearOperator):
         lines of a length with a large prime factor, of which FFTs are slow (230 takes four times
         as long as 240), are a product with the matrix of their frequencies.
         """
-        masks = self._sampled if self._sampled.ndim == 3 else self._sampled[None]
-        rows, columns = masks.any(-1).any(0), masks.any(-2).any(0)
+        masks = self._sampled.reshape(-1, *self._sampled.shape[-2:])
+        rows, columns = np.asarray(masks.any((0, 2))), np.asarray(masks.any((0, 1)))
         self._turned = bool(rows.mean() < columns.mean())
         height, width = self.maps.shape[-2:]
         pre, post = _centring(height, width, like=self.maps)

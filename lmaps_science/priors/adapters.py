@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lmaps_science.arrays import per_sample
 from lmaps_science.priors.base import Denoiser
 from lmaps_science.priors.networks import NetworkDenoiser
 
@@ -27,7 +28,7 @@ class FunctionDenoiser(Denoiser):
         self.value_range = value_range
 
     def _denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
-        denoised = self.function(x, sigma)
+        denoised = self.function(x, per_sample(sigma, x))
         if not isinstance(denoised, Tensor) or denoised.shape != x.shape:
             got = tuple(denoised.shape) if isinstance(denoised, Tensor) else type(denoised).__name__
             raise ValueError(
@@ -45,13 +46,14 @@ def from_function(
     """Make a prior of any denoising function, for example one of DeepInverse.
 
     Args:
-        function: ``function(x, sigma)`` with ``x`` (B, C, H, W) and ``sigma`` (B,), returning the
-            denoised images; differentiable where a solver needs gradients.
+        function: ``function(x, sigma)`` with ``x`` (B, C, H, W) and ``sigma`` (B, 1, 1, 1), which
+            broadcasts against it, returning the denoised images; differentiable where a solver
+            needs gradients.
         image_shape: ``(C, H, W)``.
         value_range: nominal range of the images it was made for.
 
     Example:
-        >>> shrink = from_function(lambda x, s: x / (1 + s[:, None, None, None] ** 2), (1, 8, 8))
+        >>> shrink = from_function(lambda x, s: x / (1 + s**2), (1, 8, 8))
     """
     if not callable(function):
         raise TypeError(f"from_function expects a callable f(x, sigma), got {function!r}.")

@@ -59,12 +59,15 @@ def check_shape(owner: str, name: str, x: Tensor, expected: tuple[int | str, ...
         raise ValueError(f"{owner}: {name} has shape {tuple(x.shape)}, expected ({wanted}).{hint}")
 
 
-def check_images(owner: str, x: Tensor, image_shape: tuple[int, ...]) -> None:
-    """Raise unless `x` is a floating-point batch of images (B, *image_shape)."""
+def check_images(
+    owner: str, x: Tensor, image_shape: tuple[int, ...], *, real: bool = False
+) -> None:
+    """Raise unless `x` is a floating-point batch of images (B, *image_shape), if need be real."""
     check_shape(owner, "image", x, ("B", *image_shape))
-    if not (x.is_floating_point() or x.is_complex()):
+    if not (x.is_floating_point() or (x.is_complex() and not real)):
         raise TypeError(
-            f"{owner}: image has dtype {x.dtype}, expected a floating-point dtype, e.g. x.float()."
+            f"{owner}: image has dtype {x.dtype}, expected a {'real ' if real else ''}"
+            "floating-point one, e.g. x.float(); complex images enter as two channels."
         )
 
 
@@ -147,7 +150,11 @@ class Movable:
         moved = copy.copy(self)
         for name, value in vars(self).items():
             object.__setattr__(moved, name, move(value, device, dtype))  # works when frozen, too
+        moved._moved_from(self)
         return moved
+
+    def _moved_from(self: Self, original: Self) -> None:
+        """Called on the moved copy: to compute tables anew where rounding them would lose digits."""
 
 
 def difference(a: Any, b: Any, name: str) -> str | None:

@@ -66,13 +66,8 @@ class Visibilities(LinearOperator):
         u, v = observation["u"].values, observation["v"].values
         return cls(u, v, npix, fov / npix, **options)
 
-    def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> Visibilities:
-        """Copy on `device` in `dtype`, its tables computed anew in double precision."""
-        moved = super().to(device=device, dtype=dtype)
-        moved._build(real_dtype(moved.weights.dtype), moved.weights.device)
-        return moved
+    def _moved_from(self, original: Visibilities) -> None:
+        self._build(real_dtype(self.weights.dtype), self.weights.device)
 
     def _check_coordinates(self) -> None:
         if self.u.ndim != 1 or self.u.shape != self.v.shape or self.u.size == 0:

@@ -86,14 +86,9 @@ class FullWaveScattering(Operator):
         self.kernel = as_tensor(_convolution_kernel(self.geometry), kind, device)
         self.receivers = Receivers(self.geometry, self.receiver_tolerance, dtype, device)
 
-    def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> FullWaveScattering:
-        """Copy on `device` in `dtype`; tables of another precision are computed anew."""
-        moved = super().to(device=device, dtype=dtype)
-        if moved.incident.dtype != self.incident.dtype:
-            moved._build(moved.like.dtype, moved.incident.device)
-        return moved
+    def _moved_from(self, original: FullWaveScattering) -> None:
+        if self.incident.dtype != original.incident.dtype:
+            self._build(self.like.dtype, self.incident.device)
 
     def fields(self, x: Tensor) -> Tensor:
         """Total field of each transmitter on the pixels: (B, 1, N, N) -> (B, n_tx, N, N)."""

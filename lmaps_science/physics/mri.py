@@ -57,13 +57,8 @@ class MultiCoilMRI(LinearOperator):
         self.batch = batches.pop() if batches else None
         self._build()
 
-    def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> MultiCoilMRI:
-        """Copy on `device` in `dtype`, its tables computed anew in double precision."""
-        moved = super().to(device=device, dtype=dtype)
-        moved._build()
-        return moved
+    def _moved_from(self, original: MultiCoilMRI) -> None:
+        self._build()
 
     def _select(self, rows: Tensor) -> MultiCoilMRI:
         maps = self.maps if self.maps.ndim == 3 else self.maps[rows]

@@ -48,14 +48,9 @@ class BornScattering(LinearOperator):
         fields = as_tensor(np.concatenate([incident.real, incident.imag]), dtype, device)
         self.incident = torch.stack(self.receivers.split(fields))  # (g, 2 n_tx, h)
 
-    def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> BornScattering:
-        """Copy on `device` in `dtype`; tables of another precision are computed anew."""
-        moved = super().to(device=device, dtype=dtype)
-        if moved.incident.dtype != self.incident.dtype:
-            moved._build(moved.incident.dtype, moved.incident.device)
-        return moved
+    def _moved_from(self, original: BornScattering) -> None:
+        if self.incident.dtype != original.incident.dtype:
+            self._build(self.incident.dtype, self.incident.device)
 
     def _forward(self, x: Tensor) -> Tensor:
         parts = self.receivers.split(x.flatten(1)[:, None])

@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from lmaps_science.arrays import Movable
+from lmaps_science.arrays import Movable, check_images
 from lmaps_science.metering import Meter
 from lmaps_science.priors.covariance import Covariance
 
@@ -93,23 +93,7 @@ class Denoiser(Movable, ABC):
         return f"{type(self).__name__}(image {shape}, values in [{low:g}, {high:g}])"
 
     def _check_image(self, x: Tensor) -> None:
-        name = type(self).__name__
-        if not isinstance(x, Tensor):
-            raise TypeError(
-                f"{name} expects a torch tensor, got {type(x).__name__}; convert it "
-                "first, for example torch.as_tensor(array)."
-            )
-        if not x.dtype.is_floating_point:
-            raise TypeError(
-                f"{name} expects real floating-point images, got {x.dtype}; complex "
-                "images enter as two channels, integers as x.float()."
-            )
-        if x.ndim != 4 or tuple(x.shape[1:]) != tuple(self.image_shape):
-            expected = "(B, " + ", ".join(str(n) for n in self.image_shape) + ")"
-            raise ValueError(
-                f"{name} expects images of shape {expected}, got {tuple(x.shape)}; "
-                "for one image use x[None]."
-            )
+        check_images(type(self).__name__, x, self.image_shape, real=True)
 
     def _check_sigma(self, sigma: float | Tensor, x: Tensor) -> Tensor:
         name, batch = type(self).__name__, x.shape[0]

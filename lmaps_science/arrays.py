@@ -154,7 +154,7 @@ class Movable:
         return moved
 
     def _moved_from(self: Self, original: Self) -> None:
-        """Called on the moved copy: to compute tables anew where rounding them would lose digits."""
+        """Called on the moved copy: to make tables anew where rounding would lose digits."""
 
 
 def difference(a: Any, b: Any, name: str) -> str | None:

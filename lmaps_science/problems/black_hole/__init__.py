@@ -11,6 +11,6 @@ KIND = Kind(
     shipped_folder("problems") / "black_hole",
     card="card:BlackHoleCard",
     export="export:write_images",
-    recipes="phantoms:RECIPES",
+    recipes="recipes:RECIPES",
     commands="commands:app",
 )

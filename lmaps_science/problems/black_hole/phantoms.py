@@ -20,9 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
-from lmaps_science.cards.kind import Recipe
-from lmaps_science.training import TrainingSettings, song_unet
-
 Array = NDArray[np.floating]
 
 FAMILIES = {"disc": 0.42, "ring": 0.28, "other": 0.30}
@@ -70,17 +67,6 @@ class BlackHoleImages:
     def batch(self, start: int, count: int) -> NDArray[np.float32]:
         """Items ``start`` to ``start + count``, shape (count, 1, npix, npix)."""
         return np.stack([self[k] for k in range(start, start + count)])
-
-
-# How the shipped prior was trained.
-RECIPES = {
-    "black_hole": Recipe(
-        lambda npix, seed: BlackHoleImages(npix, seed=seed),
-        64,
-        song_unet(patch=2, model_channels=64, channel_mult=[1, 2, 2], attn_resolutions=[8]),
-        TrainingSettings(),
-    ),
-}
 
 
 def _family(rng: np.random.Generator) -> str:

@@ -11,5 +11,5 @@ KIND = Kind(
     shipped_folder("problems") / "mri",
     card="card:MRICard",
     export="export:write_images",
-    recipes="phantoms:RECIPES",
+    recipes="recipes:RECIPES",
 )

@@ -10,5 +10,5 @@ KIND = Kind(
     __name__,
     shipped_folder("problems") / "scattering",
     card="card:ScatteringCard",
-    recipes="phantoms:RECIPES",
+    recipes="recipes:RECIPES",
 )

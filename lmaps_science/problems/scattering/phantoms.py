@@ -7,15 +7,12 @@ of their own, and the blur of the optics. There is no camera noise: the images a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
-
-from lmaps_science.cards.kind import Recipe
-from lmaps_science.training import PRECISE, song_unet
 
 Array = NDArray[np.floating]
 
@@ -57,17 +54,6 @@ class NucleiImages:
     def batch(self, start: int, count: int) -> NDArray[np.float32]:
         """Items ``start`` to ``start + count``, shape (count, 1, npix, npix)."""
         return np.stack([self[k] for k in range(start, start + count)])
-
-
-# How the shipped prior was trained.
-RECIPES = {
-    "nuclei": Recipe(
-        lambda npix, seed: NucleiImages(npix, seed),
-        128,
-        song_unet(patch=4, model_channels=64, channel_mult=[1, 2, 2], attn_resolutions=[8]),
-        replace(PRECISE, log_sigma_mean=-1.0),
-    ),
-}
 
 
 def _image(rng: np.random.Generator, npix: int) -> NDArray[np.float32]:

@@ -65,8 +65,12 @@ def _build(spec: Any, base: type, where: str) -> Any:
 
 
 def _argument(value: Any, hint: Any, where: str) -> Any:
-    if inspect.isabstract(hint):  # a part, such as a local solver: any registered class of its kind
-        return _build(value, hint, where)
+    # A part, such as a local solver, or `LocalSolver | None`: any registered class of its kind
+    parts = [h for h in (hint, *typing.get_args(hint)) if inspect.isabstract(h)]
+    if parts and not (value is None and type(None) in typing.get_args(hint)):
+        return _build(value, parts[0], where)
+    if parts:
+        return None
     try:
         return TypeAdapter(hint).validate_python(value)
     except ValidationError as error:

@@ -1,5 +1,6 @@
 """A field and a solver of another package, tests/extension, installed and used as a stranger's."""
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -24,16 +25,14 @@ PACKAGE = ROOT / "tests" / "extension" / "lmaps_ct"
 SMALL = ["--samples=2", "--quiet", "--device=cpu", "--set=image.npix=32"]
 SMALL += ["--set=observation.angles=40", "--set=observation.bins=47", "--set=solver.levels=12"]
 
-FILE_WITH_A_SOLVER = """
-from dataclasses import dataclass
-
-from lmaps_science import LMAPS
+GUIDE = (ROOT / "docs" / "extending.md").read_text("utf-8")
+EXCERPTS = re.findall(r"```\w+ file=(\S+)\n(.*?)```", GUIDE, re.DOTALL)
 
 
-@dataclass(frozen=True)
-class Quick(LMAPS):
-    levels: int = 4
-"""
+def block(mark):
+    """The one code block of the guide with this mark."""
+    (found,) = re.findall(rf"```python {re.escape(mark)}\n(.*?)```", GUIDE, re.DOTALL)
+    return found
 
 
 @pytest.fixture(scope="session")
@@ -64,7 +63,7 @@ def lmaps(*arguments, path):
     environment = {**os.environ, "PYTHONPATH": folders, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "lmaps_science.cli", *map(str, arguments)]
     return subprocess.run(
-        command, env=environment, cwd=path[0], capture_output=True, text=True, timeout=120
+        command, env=environment, cwd=path[0], capture_output=True, text=True, timeout=300
     )
 
 
@@ -101,7 +100,7 @@ def test_it_reconstructs_writes_and_draws(installed, tmp_path, method):
 
 
 def test_a_solver_in_a_single_file_needs_no_installation(installed, tmp_path):
-    (tmp_path / "mine.py").write_text(FILE_WITH_A_SOLVER)
+    (tmp_path / "mine.py").write_text(block("name=mine.py"))
     choice = ["--set=solver.method=mine:Quick", "--out", tmp_path / "out"]
     few = [s for s in SMALL if "levels" not in s]
     outcome = lmaps("run", "ct/shepp_logan", *few, *choice, path=[tmp_path, installed])
@@ -157,6 +156,58 @@ def test_mistakes_of_other_packages_only_warn(installed, tmp_path):
         "other.commands:app (kind 'other') cannot be used",
     ):
         assert said in outcome.stderr
+
+
+# ---------------------------------------------------------------- the guide
+
+
+@pytest.mark.parametrize(("file", "excerpt"), EXCERPTS, ids=[f for f, _ in EXCERPTS])
+def test_excerpts_are_what_the_files_hold(file, excerpt):
+    text = (PACKAGE / file).read_text("utf-8")
+    for part in excerpt.split("# ...\n"):
+        assert part.strip()
+        assert f"\n{part}" in f"\n{text}"
+        text = text.split(part, 1)[1]  # parts come in the order of the file
+
+
+def test_every_room_is_shown_and_its_lines_are_counted():
+    told = dict(re.findall(r"^\| `?([^`|]+?)`? \| (\d+) \|", GUIDE, re.MULTILINE))
+    told = {name: int(lines) for name, lines in told.items()}
+    cards = "lmaps_ct/cards"
+    counted = {f"{cards}/": 0}
+    for file in [PACKAGE / "pyproject.toml", *(PACKAGE / "lmaps_ct").rglob("*.*")]:
+        if file.suffix in (".py", ".yaml", ".toml"):
+            name = file.relative_to(PACKAGE).as_posix()
+            name = f"{cards}/" if name.startswith(cards) else name
+            lines = len(file.read_text("utf-8").splitlines())
+            counted[name] = counted.get(name, 0) + lines
+    solver = counted.pop("lmaps_ct/splitting.py")
+    assert told == {
+        **counted, "lmaps_ct/splitting.py": solver, "the field": sum(counted.values())
+    }  # fmt: skip
+
+
+def test_the_guide_says_what_every_field_of_kind_means():
+    (table,) = re.findall(r"\| `Kind` \|.*?\n\n", GUIDE, re.DOTALL)
+    told = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)[1:]
+    assert told == [field.name for field in dataclasses.fields(Kind)]
+
+
+@pytest.fixture
+def registered(ct):
+    """It is found in this process, too, until the test is over."""
+    for found in (registry.kinds, registry.methods):
+        found.cache_clear()
+    yield
+    for found in (registry.kinds, registry.methods):
+        found.cache_clear()
+
+
+def test_its_python_runs(registered):
+    given = {}
+    exec(compile(block("run"), "extending.md", "exec"), given)
+    assert [data.sizes["sample"] for data in given["analysed"]] == [2, 2, 2]
+    assert all(float(data["psnr"].min()) > 15 for data in given["analysed"])
 
 
 # ---------------------------------------------------------------- its operator

@@ -376,20 +376,51 @@ def test_recipes_that_fail_to_load_are_left_out(monkeypatch, ct):
         assert registry.recipes() == ct.phantoms.RECIPES
 
 
+def test_a_kind_whose_cards_were_left_out_of_the_wheel_says_so(monkeypatch, tmp_path):
+    entry = Entry("field", Kind("field", "theirs", tmp_path / "cards"))
+    monkeypatch.setattr(registry, "entry_points", lambda group: [entry])
+    with pytest.warns(UserWarning, match=r"theirs: there is no folder .*cards .* 'field'"):
+        assert list(registry.kinds.__wrapped__()) == ["field"]
+
+
+SOLVER_WITH_A_PART = """
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lmaps_science.noise import VE
+from lmaps_science.sampling import Solver
+
+if {late}:
+    from lmaps_science.local_map import LocalSolver
+
+
+@dataclass(frozen=True)
+class Optional(Solver):
+    local: LocalSolver | None = None
+
+    @property
+    def schedule(self):
+        return VE(3)
+
+    def step(self, i, state, problem, noise):
+        return state
+"""
+
+
 def test_a_part_of_a_solver_may_be_left_out(tmp_path, monkeypatch):
-    (tmp_path / "optional_part.py").write_text(
-        "from dataclasses import dataclass\n"
-        "from lmaps_science.local_map import LocalSolver\n"
-        "from lmaps_science.noise import VE\n"
-        "from lmaps_science.sampling import Solver\n"
-        "@dataclass(frozen=True)\n"
-        "class Optional(Solver):\n"
-        "    local: LocalSolver | None = None\n"
-        "    @property\n"
-        "    def schedule(self): return VE(3)\n"
-        "    def step(self, i, state, problem, noise): return state\n"
-    )
+    (tmp_path / "with_a_part.py").write_text(SOLVER_WITH_A_PART.format(late="True"))
     monkeypatch.syspath_prepend(str(tmp_path))
-    method = "optional_part:Optional"
+    method = "with_a_part:Optional"
     assert build_solver({"method": method, "local": None}).local is None
     assert build_solver({"method": method, "local": {"method": "lbfgs"}}).local == LBFGS()
+    with pytest.raises(ValueError, match=r"there is no 'lbfg'\. Did you mean 'lbfgs'"):
+        build_solver({"method": method, "local": "lbfg"})
+
+
+def test_types_of_options_that_are_not_there_at_run_time_are_explained(tmp_path, monkeypatch):
+    (tmp_path / "late_types.py").write_text(SOLVER_WITH_A_PART.format(late="TYPE_CHECKING"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ValueError, match=r"'LocalSolver' is not defined\. Import them at the top"):
+        build_solver({"method": "late_types:Optional", "local": None})

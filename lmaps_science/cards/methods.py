@@ -49,7 +49,13 @@ def _build(spec: Any, base: type, where: str) -> Any:
         )
     options = {key: value for key, value in spec.items() if key != "method"}
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
-    hints = typing.get_type_hints(cls)
+    try:
+        hints = typing.get_type_hints(cls)
+    except NameError as error:
+        raise ValueError(
+            f"{where}: the types of {cls.__name__}'s options cannot be looked up: {error}. Import "
+            "them at the top of its module, not under `if TYPE_CHECKING`."
+        ) from error
     arguments = {}
     for key, value in options.items():
         if key not in fields:

@@ -28,6 +28,10 @@ PROBLEMS, SOLVERS = "lmaps_science.problems", "lmaps_science.solvers"
 def kinds() -> Mapping[str, Kind]:
     """The kinds of problems that are installed, by name."""
     found = _installed(PROBLEMS, Kind, lambda kind: kind.name)
+    for kind in found.values():
+        if not kind.cards.is_dir():  # else it would just not be in any list
+            message = f"{kind.package}: there is no folder {kind.cards} with the cards of kind "
+            warnings.warn(f"{message}{kind.name!r}. Is it in the wheel?", stacklevel=2)
     return dict(sorted(found.items()))
 
 

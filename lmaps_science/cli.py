@@ -158,7 +158,11 @@ def problems(
         names = list_problems()
         width = max(map(len, names))
         for name in names:
-            typer.echo(f"{name:<{width}}  {load_card(name).title}")
+            try:
+                title = load_card(name).title
+            except Exception as error:  # one card should not hide the others
+                title = f"cannot be used: {' '.join(str(error).split())}"
+            typer.echo(f"{name:<{width}}  {title}")
         return
     import yaml
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from lmaps_science.io.files import DataError
 
 if TYPE_CHECKING:
     import typer
@@ -57,7 +60,7 @@ class Kind:
             import what is heavy inside of its functions.
 
     Example:
-        KIND = Kind("ct", __name__, Path(__file__).parent / "cards", card="card:CTCard")
+        KIND = Kind("sonar", __name__, Path(__file__).parent / "cards", card="card:SonarCard")
     """
 
     name: str
@@ -91,15 +94,40 @@ class Kind:
             self._load(self.export)(folder, data, each_sample)
 
     def training_recipes(self) -> dict[str, Recipe]:
-        """How its priors are trained, by name."""
-        return dict(self._load(self.recipes)) if self.recipes else {}
+        """How its priors are trained, by name; none, and a warning, where they fail to load."""
+        return dict(self._load_or_warn(self.recipes) or {})
 
     def command_group(self) -> typer.Typer | None:
-        """Its own commands."""
-        group: typer.Typer | None = self._load(self.commands) if self.commands else None
+        """Its own commands; None, and a warning, where they fail to load."""
+        group: typer.Typer | None = self._load_or_warn(self.commands)
         return group
 
+    def _load_or_warn(self, where: str) -> Any:
+        """A part that all kinds share a list of, which the mistake of one should not spoil."""
+        try:
+            return self._load(where) if where else None
+        except Exception as error:
+            message = f"{self.package}.{where} (kind {self.name!r}) cannot be used: {error!r}"
+            warnings.warn(message, stacklevel=3)
+            return None
+
     def _load(self, where: str) -> Any:
+        """The module, or the attribute of it, at `where`.
+
+        Raises:
+            DataError: there is none; whatever else goes wrong inside the module is passed on.
+        """
         module, _, attribute = where.partition(":")
-        found = importlib.import_module(f"{self.package}.{module}")
-        return getattr(found, attribute) if attribute else found
+        name = f"{self.package}.{module}"
+        try:
+            found = importlib.import_module(name)
+            return getattr(found, attribute) if attribute else found
+        except (ModuleNotFoundError, AttributeError) as error:
+            lacking = isinstance(error, AttributeError) and error.name == attribute
+            if not lacking and error.name != name:
+                raise  # from inside the module
+            what = f"{name} has no {attribute!r}" if lacking else f"there is no module {name}"
+            raise DataError(
+                f"kind {self.name!r} names {where!r}, and {what}: write module:attribute, the "
+                f"module relative to {self.package}."
+            ) from error

@@ -49,7 +49,13 @@ def _build(spec: Any, base: type, where: str) -> Any:
         )
     options = {key: value for key, value in spec.items() if key != "method"}
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
-    hints = typing.get_type_hints(cls)
+    try:
+        hints = typing.get_type_hints(cls)
+    except NameError as error:
+        raise ValueError(
+            f"{where}: the types of {cls.__name__}'s options cannot be looked up: {error}. Import "
+            "them at the top of its module, not under `if TYPE_CHECKING`."
+        ) from error
     arguments = {}
     for key, value in options.items():
         if key not in fields:
@@ -65,8 +71,12 @@ def _build(spec: Any, base: type, where: str) -> Any:
 
 
 def _argument(value: Any, hint: Any, where: str) -> Any:
-    if inspect.isabstract(hint):  # a part, such as a local solver: any registered class of its kind
-        return _build(value, hint, where)
+    # A part, such as a local solver, or `LocalSolver | None`: any registered class of its kind
+    parts = [h for h in (hint, *typing.get_args(hint)) if inspect.isabstract(h)]
+    if parts and not (value is None and type(None) in typing.get_args(hint)):
+        return _build(value, parts[0], where)
+    if parts:
+        return None
     try:
         return TypeAdapter(hint).validate_python(value)
     except ValidationError as error:

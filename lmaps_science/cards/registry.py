@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from importlib.metadata import entry_points
 from typing import Any
@@ -27,9 +27,11 @@ PROBLEMS, SOLVERS = "lmaps_science.problems", "lmaps_science.solvers"
 @lru_cache(maxsize=1)
 def kinds() -> Mapping[str, Kind]:
     """The kinds of problems that are installed, by name."""
-    found = {}
-    for value in _installed(PROBLEMS, Kind).values():
-        found[value.name] = value
+    found = _installed(PROBLEMS, Kind, lambda kind: kind.name)
+    for kind in found.values():
+        if not kind.cards.is_dir():  # else it would just not be in any list
+            message = f"{kind.package}: there is no folder {kind.cards} with the cards of kind "
+            warnings.warn(f"{message}{kind.name!r}. Is it in the wheel?", stacklevel=2)
     return dict(sorted(found.items()))
 
 
@@ -49,8 +51,11 @@ def find_kind(name: object, where: str) -> Kind:
 
 @lru_cache(maxsize=1)
 def methods() -> Mapping[str, type]:
-    """The dataclasses of group `lmaps_science.solvers` by their names, in lower case."""
-    return {plain(name): cls for name, cls in _installed(SOLVERS, type).items()}
+    """The classes of group `lmaps_science.solvers` by their own names, as `plain` has them.
+
+    The names of their entry points do not count: messages and cards know a method by its class.
+    """
+    return _installed(SOLVERS, type, lambda cls: plain(cls.__name__))
 
 
 def find_method(name: str, base: type) -> type | None:
@@ -77,7 +82,11 @@ def find_method(name: str, base: type) -> type | None:
 
 def recipes() -> dict[str, Recipe]:
     """How priors are trained, of all kinds."""
-    return {name: r for kind in kinds().values() for name, r in kind.training_recipes().items()}
+    found: dict[str, Recipe] = {}
+    for kind in kinds().values():
+        for name, recipe in kind.training_recipes().items():
+            _keep(found, name, recipe, f"recipe {name!r} of {kind.package}")
+    return found
 
 
 def plain(name: str) -> str:
@@ -85,7 +94,7 @@ def plain(name: str) -> str:
     return name.lower().replace("_", "").replace("-", "")
 
 
-def _installed(group: str, kind: type) -> dict[str, Any]:
+def _installed(group: str, kind: type, name: Callable[[Any], str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for entry in entry_points(group=group):
         try:
@@ -96,5 +105,11 @@ def _installed(group: str, kind: type) -> dict[str, Any]:
         if not isinstance(value, kind):
             warnings.warn(f"{entry.value} ({group}) is no {kind.__name__}.", stacklevel=3)
             continue
-        found[entry.name] = value
+        _keep(found, name(value), value, f"{entry.value} ({group})")
     return found
+
+
+def _keep(found: dict[str, Any], name: str, value: Any, where: str) -> None:
+    """Put in what has a new name; a second of the same would be found by chance, so it is not."""
+    if found.setdefault(name, value) is not value:
+        warnings.warn(f"{where} is left out: another is called {name!r}. Rename it.", stacklevel=4)

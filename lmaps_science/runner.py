@@ -115,18 +115,22 @@ def metrics_table(data: xr.Dataset) -> str:
     rows = [header if several else ["metric", "", ""]]
     for name in _metrics(data):
         values, unit = data[name].values, data[name].attrs.get("units", "1")
-        row = [name, *(f"{values[k]:.4g}" for k in chosen), "" if unit == "1" else unit]
+        row = [name, *(_number(values[k]) for k in chosen), "" if unit == "1" else unit]
         if several:
             row[1:1] = [_mean_and_spread(values[inside], unit) for inside in found]
-            row[-1:-1] = [f"{of_mean[name]:.4g}" if name in of_mean else ""]
+            row[-1:-1] = [_number(of_mean[name]) if name in of_mean else ""]
         rows.append(row)
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     lines = ["  ".join(w.ljust(n) for w, n in zip(row, widths, strict=True)) for row in rows]
     return "\n".join(line.rstrip() for line in lines)
 
 
+def _number(value: float) -> str:
+    return "none" if np.isnan(value) else f"{value:.4g}"  # what is not there, a ring, has no size
+
+
 def _mean_and_spread(values: np.ndarray, unit: str) -> str:
-    finite = values[np.isfinite(values)]  # what is not there, a ring, has no size
+    finite = values[np.isfinite(values)]
     if len(finite) == 0:
         return "none"
     some = f" ({len(finite)} of {len(values)})" if len(finite) < len(values) else ""

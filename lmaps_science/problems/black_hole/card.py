@@ -164,7 +164,7 @@ def _check_grid(grid: ImageSection, observation: xr.Dataset) -> None:
     raise DataError(
         f"image.fov_uas={grid.fov_uas:g} with image.npix={grid.npix} has pixels of {pixel:.3g} "
         f"uas; the longest baseline resolves {beam:.3g} uas: the pixels must not be wider than "
-        f"that, nor the image narrower, e.g. image.fov_uas={6.4 * beam:.2g}, image.npix=64."
+        f"that, nor the image narrower, e.g. image.fov_uas={6.4 * beam:.3g}, image.npix=64."
     )
 
 

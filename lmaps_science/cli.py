@@ -108,7 +108,7 @@ def run(
         progress=not quiet and sys.stderr.isatty(),
     )
     typer.echo(describe(analysed))
-    typer.echo(f"\nwritten to {out}/")
+    typer.echo(f"\nverdict: {analysed.attrs['verdict']}; written to {out}/")
 
 
 @app.command()

@@ -94,16 +94,25 @@ def history(axis: Axes, data: xr.Dataset, best: int) -> None:
 
 
 def verdict(figure: Any, data: xr.Dataset) -> None:
-    """The verdict on the data, below a figure or a part of one, in red where it does not fit."""
+    """The verdict on the data, below a figure or a part of one, in red where it does not fit.
+
+    It takes the place of the x label of all axes: the attributes `verdict`, the first two of
+    `verdict_reasons`, and `notes`, where there are any; without a verdict, nothing.
+    """
     word = data.attrs.get("verdict")
     if word is None:
         return
     colour = {"good": "0.35", "doubtful": "#b36b00", "does not fit": "#b00020"}[word]
-    reasons = "; ".join(data.attrs.get("verdict_reasons", ())[:2])
-    text = f"{word}: {reasons}" if reasons else word
-    figure.supxlabel(
-        "\n".join(textwrap.wrap(text, 150)), fontsize=8, color=colour, x=0.01, ha="left"
-    )
+    reasons = list(data.attrs.get("verdict_reasons", ()))
+    rest = f"; {len(reasons) - 2} more in summary.txt" if len(reasons) > 2 else ""
+    first = f"{word}: {'; '.join(reasons[:2])}{rest}" if reasons else word
+    width = int(17 * figure.bbox.width / figure.dpi)  # letters of 8 points in a line
+    lines = [
+        line
+        for text in (first, *data.attrs.get("notes", ()))
+        for line in textwrap.wrap(text, width, subsequent_indent="    ")
+    ]
+    figure.supxlabel("\n".join(lines), fontsize=8, color=colour, x=0.01, ha="left")
 
 
 def finish(figure: Figure, path: PATH | None) -> Figure:

@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -98,38 +98,53 @@ def reconstruct(
 def metrics_table(data: xr.Dataset) -> str:
     """The metrics of an analysed result: mean and spread of its samples, for each mode if any.
 
-    The last columns are the best fit and the mean image (of mode 0).
+    The last columns are the best fit, with modes that of mode 0 and of all where they differ, and
+    the mean image (of mode 0).
     """
     of_mean = data.attrs.get("metrics_of_mean", {})
     best, n = int(data.attrs["best"]), data.sizes["sample"]
-    several = n > 1
+    several, of_all = n > 1, int(data["misfit"].values[-1].argmin())
     modes = data["mode"].values if "mode" in data else np.zeros(n, int)
     found = [modes == k for k in range(modes.max() + 1)]
     titles = [f"mode {k} ({inside.sum()} of {n})" for k, inside in enumerate(found)]
     titles = titles if "mode" in data else [f"{n} samples"]
-    rows = [["metric", *titles, "best fit", "mean image", ""] if several else ["metric", "", ""]]
+    chosen = {best: "best fit" if "mode" not in data else f"best of mode 0 (sample {best})"}
+    if several and "mode" in data and of_all != best:
+        chosen[of_all] = f"best of all (sample {of_all})"
+    header = ["metric", *titles, *chosen.values(), "mean image", ""]
+    rows = [header if several else ["metric", "", ""]]
     for name in _metrics(data):
         values, unit = data[name].values, data[name].attrs.get("units", "1")
-        row = [name, f"{values[best]:.4g}", "" if unit == "1" else unit]
+        row = [name, *(_number(values[k]) for k in chosen), "" if unit == "1" else unit]
         if several:
             row[1:1] = [_mean_and_spread(values[inside], unit) for inside in found]
-            row[-1:-1] = [f"{of_mean[name]:.4g}" if name in of_mean else ""]
+            row[-1:-1] = [_number(of_mean[name]) if name in of_mean else ""]
         rows.append(row)
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     lines = ["  ".join(w.ljust(n) for w, n in zip(row, widths, strict=True)) for row in rows]
     return "\n".join(line.rstrip() for line in lines)
 
 
+def _number(value: float) -> str:
+    return "none" if np.isnan(value) else f"{value:.4g}"  # what is not there, a ring, has no size
+
+
 def _mean_and_spread(values: np.ndarray, unit: str) -> str:
-    values = values[np.isfinite(values)]  # where there is no ring, it has no diameter
-    if len(values) == 0:
+    finite = values[np.isfinite(values)]
+    if len(finite) == 0:
         return "none"
-    if unit != "degree":
-        spread = f" ± {values.std(ddof=1):.2g}" if len(values) > 1 else ""
-        return f"{values.mean():.4g}{spread}"
-    direction = np.exp(1j * np.radians(values)).mean()  # angles go round
-    spread = np.degrees(np.sqrt(max(-2 * np.log(abs(direction)), 0.0)))
-    return f"{np.degrees(np.angle(direction)) % 360:.4g} ± {spread:.2g}"
+    some = f" ({len(finite)} of {len(values)})" if len(finite) < len(values) else ""
+    mean, spread = finite.mean(), finite.std(ddof=1) if len(finite) > 1 else np.nan
+    if unit == "degree":  # angles go round
+        direction = np.exp(1j * np.radians(finite)).mean()
+        mean = np.degrees(np.angle(direction)) % 360
+        if len(finite) > 1:
+            spread = np.degrees(np.sqrt(max(-2 * np.log(abs(direction)), 0.0)))
+    if not np.isfinite(spread):
+        return f"{mean:.4g}{some}"
+    # A spread below the last digit of the mean is told as such, not in digits of its own.
+    last = 10.0 ** (np.floor(np.log10(abs(mean))) - 3) if mean else 0.0
+    return f"{mean:.4g} ± {f'<{last:.1g}' if spread < last else f'{spread:.2g}'}{some}"
 
 
 def describe(data: xr.Dataset) -> str:
@@ -148,9 +163,13 @@ def describe(data: xr.Dataset) -> str:
         + (f", commit {a['commit'][:12]}" if "commit" in a else ""),
     }
     lines = [f"{key:<10}{value}" for key, value in facts.items()]
-    verdict = [f"verdict   {a.get('verdict', '?')}"]
-    verdict += [f"          {reason}" for reason in a.get("verdict_reasons", [])]
-    return "\n".join([*lines, "", metrics_table(data), "", *verdict])
+    notes = _paragraph("notes", a.get("notes", []))
+    verdict = _paragraph("verdict", [a.get("verdict", "?"), *a.get("verdict_reasons", [])])
+    return "\n".join([*lines, "", metrics_table(data), "", *notes, *verdict])
+
+
+def _paragraph(title: str, lines: Iterable[str]) -> list[str]:
+    return [f"{'' if k else title:<10}{line}" for k, line in enumerate(lines)]
 
 
 # ---------------------------------------------------------------- files

@@ -70,6 +70,12 @@ def test_run_writes_everything(tmp_path):
     mean = read_image(out / "mean.fits")
     np.testing.assert_allclose(mean, data["image_mean"], rtol=1e-6)
     assert mean.attrs["source"] == "M87"
+    told = (out / "summary.txt").read_text()
+    assert "M87, 5 April 2017 (MJD 57848)" in told
+    assert "notes     2 samples cannot settle the modes" in told
+    assert f"\nverdict   {data.attrs['verdict']}\n" in told
+    last = outcome.stdout.strip().splitlines()[-1]
+    assert last == f"verdict: {data.attrs['verdict']}; written to {out}/"
     summary = json.loads((out / "summary.json").read_text())
     assert summary["card"]["image"]["npix"] == 16
     assert summary["metrics"]["chi2_cphase"] == pytest.approx(data["chi2_cphase"].values)
@@ -214,6 +220,26 @@ def test_the_public_names_exist_and_sample_stays_a_function():
         _ = lmaps_science.nothing
 
 
+def test_tables_round_with_sense():
+    """A spread below the digits of the mean has none of its own; one value has no spread."""
+
+    def table(values, **attrs):
+        n = len(values)
+        data = xr.Dataset(
+            {"misfit": (("level", "sample"), np.zeros((1, n))), "a": ("sample", values, attrs)},
+            attrs={"best": 0},
+        )
+        return runner.metrics_table(data).splitlines()[-1]
+
+    assert "  1.235 ± <0.001  " in table([1.2345, 1.2345 + 1e-6])
+    assert "  20 ± 2.8  " in table([18.0, 22.0])
+    assert "  20 ± 2.8 (2 of 3)  " in table([18.0, np.nan, 22.0])
+    assert table([np.nan, np.nan]).split() == ["a", "none", "none"]
+    assert "  359 ± 2  " in table([357.0, 1.0], units="degree")
+    assert "  10 (1 of 2)  " in table([10.0, np.nan], units="degree")
+    assert "-0" not in table([10.0, 10.0], units="degree")
+
+
 # ---------------------------------------------------------------- what it refuses
 
 
@@ -227,6 +253,7 @@ def test_the_public_names_exist_and_sample_stays_a_function():
         (["--set", "solver.levels"], "KEY=VALUE"),
         (["--set", "solver.local.iterations=-1"], "needs iterations >= "),
         (["--set", "observation.flux=-1"], "greater than 0"),
+        (["--set", "observation.flux=0.01"], "a source of 0.01 Jy does not give the amplitudes"),
         (["--set", "observation.systematic=-1"], "systematic is -1"),
         (["--set", "observation.snr_cut=1e9"], "lower snr_cut"),
         (["--set", "solver.local.method=conjugate_gradient"], "gaussian and linear"),
@@ -246,6 +273,7 @@ def test_a_field_of_view_smaller_than_the_source(tmp_path):
     command = ["run", "black_hole/simulated", "--data", image, "--prior", "gaussian", *QUICK]
     said = refuse(*command, "--set=image.fov_uas=20", "--out", tmp_path / "out")
     assert "20 uas is smaller than the source" in said
+    assert said.endswith("all of the image is inside with image.fov_uas=160.")
     assert not (tmp_path / "out").exists()
 
 

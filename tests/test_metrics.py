@@ -5,7 +5,8 @@ from registries import load_golden
 
 from lmaps_science import metrics
 from lmaps_science.problems.black_hole.metrics import blur_psnr, rescale_to_flux
-from lmaps_science.problems.black_hole.rings import ring_statistics
+from lmaps_science.problems.black_hole.phantoms import BlackHoleImages
+from lmaps_science.problems.black_hole.rings import measure_rings, ring_statistics
 
 PIXEL = 2.5  # microarcseconds
 
@@ -251,3 +252,60 @@ def test_images_without_a_ring_give_nan():
         assert all(torch.isnan(value).all() for value in ring.values())
     with pytest.raises(ValueError, match="2 channels"):
         ring_statistics(np.zeros((1, 2, 8, 8)), PIXEL)
+
+
+def arc(extent):
+    """A circle of 42 microarcseconds that is lit over `extent` degrees, on a faint background."""
+    east, north = plane()
+    theta = np.degrees(np.arctan2(east, north))
+    return crescent(asymmetry=0.0)[0, 0] * (abs(theta) < extent / 2) + 0.01
+
+
+def double():
+    east, north = plane()
+    return sum(np.exp(-((east - x) ** 2 + north**2) / 100) for x in (-20, 20))
+
+
+def bar():
+    east, north = plane()
+    return np.exp(-((east / 30) ** 2) - (north / 6) ** 2)
+
+
+def filled():
+    """A disc with a bright rim."""
+    east, north = plane()
+    return 0.1 * crescent(asymmetry=0.0)[0, 0] + (np.hypot(east, north) < 21)
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        (arc(120), "not closed"),
+        (arc(180), "not closed"),
+        (arc(250), "not closed"),
+        (double(), "not closed"),
+        (bar(), "no point around which"),
+        (filled(), "its centre is too bright"),
+        (np.zeros((64, 64)), "blank"),
+    ],
+)
+def test_bars_arcs_and_discs_are_no_rings(image, reason):
+    ring, (why,) = measure_rings(image[None], PIXEL)
+    assert reason in why
+    assert all(torch.isnan(value).all() for value in ring.values())
+
+
+def test_rings_have_no_reason_to_be_none():
+    images = np.concatenate([crescent(), crescent(asymmetry=0.49), arc(330)[None, None]])
+    ring, reasons = measure_rings(images, PIXEL)
+    assert reasons == ["", "", ""]
+    np.testing.assert_allclose(ring["diameter"], 42.0, atol=0.6)
+
+
+def test_phantoms_without_a_ring_have_none():
+    """Of the first 16 random images all 6 without; of the others, all but an arc."""
+    images = BlackHoleImages(seed=1)
+    other = np.array([images.family(k) == "other" for k in range(16)])
+    diameter = ring_statistics(images.batch(0, 16), PIXEL)["diameter"].numpy()
+    assert np.isnan(diameter[other]).all()
+    assert np.isfinite(diameter[~other]).sum() >= 9

@@ -22,7 +22,16 @@ def result(problem):
 
 @pytest.fixture(scope="module")
 def data(problem, result):
-    return problem.analyse(result)
+    """Three samples of one mode; a copy for each test, see `as_one_mode`."""
+    return as_one_mode(problem.analyse(result))
+
+
+def as_one_mode(data):
+    """Two levels tell the samples' modes apart or not, by chance: here they are one."""
+    mean, std = data["image"].mean("sample"), data["image"].std("sample")
+    best = int(data["misfit"].values[-1].argmin())
+    changed = data.assign(mode=("sample", [0, 0, 0]), image_mean=mean, image_std=std)
+    return changed.assign_attrs(best=best)
 
 
 def panels(figure):
@@ -40,10 +49,11 @@ def test_a_reconstruction_shows_truth_samples_and_spread(data, tmp_path):
     of = "3 samples" if inside == 3 else f"mode 0 ({inside} of 3 samples)"
     assert titles(figure) == [
         "truth",
-        f"sample {best}, the best fit",
+        f"sample {best}, best of mode 0",
         f"mean of {of}",
         "mean, blurred to 15 µas",
         "standard deviation",
+        "|error| of the mean",
     ]
     assert figure._repr_png_()[:4] == b"\x89PNG"
 
@@ -63,7 +73,7 @@ def test_images_are_in_millijansky(data):
 def test_one_measured_sample(problem, data):
     single = data.drop_vars("truth").isel(sample=[1])
     figure = plot_reconstruction(single, path=None)
-    assert titles(figure) == ["sample 0, the best fit", "blurred to 15 µas"]
+    assert titles(figure) == ["sample 0", "sample 0, blurred to 15 µas"]
     assert len(panels(plot_samples(single))) == 1
 
 
@@ -114,3 +124,66 @@ def test_global_state_is_left_alone(data):
     plot_samples(data)
     assert pyplot.get_fignums() == []
     assert dict(rcParams) == before
+
+
+def panel(figure, title):
+    return next(axis for axis in panels(figure) if title in axis.get_title())
+
+
+def test_the_best_of_all_is_shown_where_it_is_of_another_mode(data):
+    other = int(data["misfit"].values[-1].argmin())
+    best = (other + 1) % 3
+    mode = np.zeros(3, int)
+    mode[other] = 1
+    figure = plot_reconstruction(data.assign(mode=("sample", mode)).assign_attrs(best=best))
+    assert f"sample {other}, best of all (mode 1)" in titles(figure)
+    assert f"sample {best}, best of mode 0" in titles(figure)
+
+
+def test_a_mode_of_one_sample_has_no_deviation(data):
+    best = int(data["misfit"].values[-1].argmin())
+    mode = np.array([1, 1, 2])
+    mode[best] = 0
+    figure = plot_reconstruction(
+        data.assign(mode=("sample", mode), image_std=np.nan * data["image_std"])
+    )
+    assert not [title for title in titles(figure) if "deviation" in title or "mean" in title]
+
+
+def test_error_and_deviation_share_their_scale(data):
+    figure = plot_reconstruction(data)
+    limits = [panel(figure, name).images[0].get_clim() for name in ("deviation", "error")]
+    assert limits[0] == limits[1]
+    error = panel(figure, "error").images[0].get_array()
+    assert limits[0][1] >= error.max() > 0
+    perfect = data.assign(image_mean=data["truth"])
+    assert panel(plot_reconstruction(perfect), "error").images[0].get_array().max() < 1e-3
+
+
+def test_blurred_images_have_their_beam(data):
+    for title, width in (("blurred", 15), ("truth", data.attrs["resolution_uas"])):
+        (circle,) = panel(plot_reconstruction(data), title).patches
+        assert 2 * circle.radius == pytest.approx(width)
+
+
+def test_negative_brightness_is_seen(data):
+    positive = data.assign(image=abs(data["image"]))
+    assert panel(plot_reconstruction(positive), "best").images[0].get_clim()[0] == 0
+    negative = data.assign(image=data["image"] - 0.5 * data["image"].max())
+    for axis in (panel(plot_reconstruction(negative), "best"), panels(plot_samples(negative))[0]):
+        low, high = axis.images[0].get_clim()
+        assert low == -high
+        assert low < 0
+
+
+def test_a_classical_image_is_shown_where_there_is_one(data):
+    figure = plot_reconstruction(data.assign(baseline=data["truth"]))
+    assert titles(figure)[:2] == ["truth", "classical (RML)"]
+
+
+@pytest.mark.parametrize("word", ["good", "doubtful", "does not fit"])
+def test_the_verdict_is_below(data, word):
+    attrs = {"verdict": word, "verdict_reasons": ["chi2 3"] * 3, "notes": ["two samples"]}
+    figure = plot_reconstruction(data.assign_attrs(attrs))
+    (text,) = [part.get_supxlabel() for part in figure.subfigs if part.get_supxlabel()]
+    assert text == f"{word}: chi2 3; chi2 3; 1 more in summary.txt\ntwo samples"

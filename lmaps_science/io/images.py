@@ -151,8 +151,8 @@ def regrid_image(
         raise DataError(
             f"a field of view of {fov / MICROARCSECOND:.4g} uas is smaller than the source: "
             f"{100 * lost:.2g} % of the flux lies outside (allowed: {100 * max_lost_flux:.2g} %). "
-            f"The image is {max(image.shape) * pixel / MICROARCSECOND:.4g} uas wide: give a larger "
-            "fov_uas, or raise max_lost_flux."
+            "Give a larger one; all of the image is inside with "
+            f"image.fov_uas={max(image.shape) * pixel / MICROARCSECOND:.4g}."
         )
     attrs = {key: value for key, value in image.attrs.items() if key != "units"}
     return make_image(values, fov / npix, **attrs)

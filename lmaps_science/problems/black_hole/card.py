@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 import xarray as xr
-from pydantic import Field, PositiveFloat
+from pydantic import Field, FiniteFloat, PositiveFloat, field_validator
 
 from lmaps_science.cards.schema import Card
 from lmaps_science.cards.sections import NetworkSection, Section, fitting, network_prior
@@ -56,9 +56,20 @@ class MisfitSection(Section):
     images have peak 1, so the flux in their unit is known only when the true peak is.
     """
 
-    weights: tuple[float, float, float] = (1.0, 1.0, 0.5)
+    weights: tuple[FiniteFloat, FiniteFloat, FiniteFloat] = (1.0, 1.0, 0.5)
     fit_flux: bool = False
     flux_sigma: PositiveFloat = 2.0
+
+    @field_validator("weights")
+    @classmethod
+    def _weigh_something(cls, weights: tuple[float, float, float]) -> tuple[float, float, float]:
+        if min(weights) < 0 or max(weights[:2]) == 0:
+            raise ValueError(
+                f"the weights of closure phases, log closure amplitudes and flux are {weights}; "
+                "none may be negative, and not both of the first two 0, or no data would be "
+                "fitted. The default is [1, 1, 0.5]."
+            )
+        return weights
 
 
 class BlackHoleCard(Card):
@@ -89,6 +100,7 @@ class BlackHoleCard(Card):
             observation = measured(self.observation, data)
         sky = {key: observation.attrs[key] for key in SKY if key in observation.attrs}
         template = make_image(np.zeros((npix, npix)), fov / npix, **sky).rename("image")
+        _check_grid(self.image, observation)
         operator = ClosureQuantities.from_observation(
             observation, npix, fov, dtype=dtype, device=device
         )
@@ -131,8 +143,29 @@ class BlackHoleCard(Card):
             )
         else:
             peak = float(truth.max())
+        weight, n = self.misfit.weights, observation.sizes
+        if weight[0] * n["cphase"] + weight[1] * n["logcamp"] == 0:
+            raise DataError(
+                f"misfit.weights is {list(weight)}, and there are {n['cphase']} closure phases and "
+                f"{n['logcamp']} log closure amplitudes: nothing would be fitted. Give those that "
+                "are there a positive weight, e.g. misfit.weights=[1,1,0.5]."
+            )
         options = self.misfit.model_dump(exclude={"fit_flux"})
         return ClosureMisfit.from_observation(operator, observation, peak, **options)
+
+
+def _check_grid(grid: ImageSection, observation: xr.Dataset) -> None:
+    """Refuse a grid that cannot show what these baselines resolve."""
+    longest = float(np.hypot(observation["u"].values, observation["v"].values).max())
+    beam = 1 / longest / MICROARCSECOND
+    pixel = grid.fov_uas / grid.npix
+    if pixel <= beam <= grid.fov_uas:
+        return
+    raise DataError(
+        f"image.fov_uas={grid.fov_uas:g} with image.npix={grid.npix} has pixels of {pixel:.3g} "
+        f"uas; the longest baseline resolves {beam:.3g} uas: the pixels must not be wider than "
+        f"that, nor the image narrower, e.g. image.fov_uas={6.4 * beam:.3g}, image.npix=64."
+    )
 
 
 # ---------------------------------------------------------------- the prior

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Literal
 
 import xarray as xr
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat
 
 from lmaps_science.cards.sections import FileSection, Section, numbered
 from lmaps_science.io import DataError, make_image, read_image, read_uvfits, simulate_observation
 from lmaps_science.io.images import MICROARCSECOND
+from lmaps_science.problems.black_hole.checks import check_flux
 from lmaps_science.problems.black_hole.phantoms import BlackHoleImages
 
 __all__ = [
@@ -81,19 +82,26 @@ class SimulatedSection(Section):
 
 
 class ImageSection(Section):
-    """The grid of the reconstruction."""
+    """The grid of the reconstruction: pixels along each side, and the width they span."""
 
-    npix: PositiveInt = 64
-    fov_uas: PositiveFloat = 160.0
+    npix: int = Field(default=64, ge=8, le=1024)
+    fov_uas: float = Field(default=160.0, ge=1.0, le=1e6)
 
 
 # ---------------------------------------------------------------- data
 
 
 def measured(section: MeasuredSection, data: str | Path | None = None) -> xr.Dataset:
-    """The observation in `data`, else in the section's file, else in the one of its manifest."""
+    """The observation in `data`, else in the section's file, else in the one of its manifest.
+
+    Raises:
+        DataError: it cannot be read, or its flux contradicts its amplitudes, see `check_flux`.
+    """
     options = section.model_dump(exclude={"kind", "file", "manifest"})
-    return read_uvfits(section.path(data, "a uvfits file", "my.uvfits"), **options)
+    observation = read_uvfits(section.path(data, "a uvfits file", "my.uvfits"), **options)
+    if section.flux is not None:
+        check_flux(observation, section.flux)
+    return observation
 
 
 def true_image(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -13,63 +13,104 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Circle
 
-from lmaps_science.metrics import blur
-from lmaps_science.plots import PATH, POINTS, Picture, finish, history
+from lmaps_science.metrics import align, blur
+from lmaps_science.plots import PATH, POINTS, Picture, finish, history, verdict
 
 __all__ = ["plot_uv", "reconstruction", "samples"]
 
-INTENSITY, SPREAD = "afmhot", "viridis"
+INTENSITY, SPREAD, SIGNED = "afmhot", "viridis", "RdBu_r"
+
+
+class Panel(NamedTuple):
+    """One image of a figure; those of one `scale` share their colours.
+
+    Attributes:
+        title: above it.
+        values: (H, W).
+        scale: "images", "mean", "blurred", or "spread" for deviations and errors.
+        beam: what its details are blurred to, in microarcseconds; 0: not drawn.
+    """
+
+    title: str
+    values: np.ndarray
+    scale: str = "images"
+    beam: float = 0.0
 
 
 def reconstruction(data: xr.Dataset, *, blur_uas: float = 15.0) -> Figure:
     """The images of a reconstruction, and how they fit the data.
 
-    Above: the truth where it is known, the best sample, the mean of the samples
-    (aligned), the same blurred to `blur_uas`, and their standard deviation. Below: the residuals of
-    the closure quantities of the best sample, in standard deviations, and the data misfit of every
-    sample on its way from noise to image.
+    Above: the truth where it is known, a classical image where there is one (the variable
+    `baseline`), the best sample of mode 0, the best of all if that is another one, the mean of the
+    samples of mode 0 (aligned), the same blurred to `blur_uas`, their standard deviation and, on
+    its scale, the error of the mean. Below: the residuals of the closure quantities of the best
+    sample of mode 0, in standard deviations, the data misfit of every sample on its way from noise
+    to image, and the verdict.
 
     Args:
         data: what `problem.analyse` gave.
         blur_uas: full width at half maximum of the blur.
     """
     best = int(data.attrs["best"])
-    pixel = abs(float(data["x"][1] - data["x"][0]))
-    scale, unit = _scale(data["image"])
-    panels = [("truth", data["truth"].values)] if "truth" in data else []
-    panels += [(f"sample {best}, the best fit", data["image"].values[best])]
-    if data.sizes["sample"] > 1:
-        mean = data["image_mean"].values
-        blurred = blur(mean[None], blur_uas / pixel)[0, 0].numpy()
-        panels += [(_mean_title(data), mean)]
-        panels += [(f"mean, blurred to {blur_uas:g} µas", blurred)]
-        panels += [("standard deviation", data["image_std"].values)]
-    else:
-        blurred = blur(data["image"].values[:1], blur_uas / pixel)[0, 0].numpy()
-        panels += [(f"blurred to {blur_uas:g} µas", blurred)]
-
+    panels = _panels(data, best, blur_uas)
+    columns = len(panels) if len(panels) < 6 else math.ceil(len(panels) / 2)
+    rows = math.ceil(len(panels) / columns)
+    height = 3.7 * rows
     layout = ConstrainedLayoutEngine(w_pad=0.1)
-    figure = Picture(figsize=(2.7 * max(len(panels), 3.5), 6.4), layout=layout)
-    above, below = np.asarray(figure.subfigures(2, 1, height_ratios=[1.4, 1]))
-    axes = np.atleast_1d(above.subplots(1, len(panels), sharey=True))
-    # The truth and one sample of it are to be compared, so they share their scale.
-    peak = max(float(values.max()) for name, values in panels if "truth" in name or "fit" in name)
-    for axis, (name, values) in zip(axes, panels, strict=True):
-        top = peak if "truth" in name or "fit" in name else float(values.max())
-        cmap = SPREAD if "deviation" in name else INTENSITY
-        image = _show(axis, data, scale * values, scale * top, cmap)
-        axis.set_title(name, fontsize=10)
+    figure = Picture(figsize=(2.7 * max(columns, 3.5), height + 3.1), layout=layout)
+    above, below = np.asarray(figure.subfigures(2, 1, height_ratios=[height, 3.1]))
+    axes = above.subplots(rows, columns, sharey=True, squeeze=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    scale, unit = _scale(data["image"])
+    for axis, panel in zip(axes.flat, panels, strict=False):
+        among = [scale * other.values for other in panels if other.scale == panel.scale]
+        cmap = SPREAD if panel.scale == "spread" else INTENSITY
+        image = _show(axis, data, scale * panel.values, _limits(among), cmap)
+        axis.set_title(panel.title, fontsize=10)
         bar = above.colorbar(image, ax=axis, location="bottom", shrink=0.9, pad=0.02, aspect=25)
         bar.set_label(unit, fontsize=9)
         bar.ax.tick_params(labelsize=8)
-    axes[0].set_ylabel("relative declination (µas)")
-    _beam(axes[0], data)
+        if panel.beam:
+            _beam(axis, panel.beam)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("relative declination (µas)")
     left, middle, right = below.subplots(1, 3)
     _residuals(left, data, "cphase", best, "closure phases")
     _residuals(middle, data, "logcamp", best, "log closure amplitudes")
     left.set_ylabel("(observed − model) / σ")
     history(right, data, best)
+    verdict(below, data)
     return figure
+
+
+def _panels(data: xr.Dataset, best: int, blur_uas: float) -> list[Panel]:
+    images, pixel = data["image"].values, abs(float(data["x"][1] - data["x"][0]))
+    resolution = float(data.attrs["resolution_uas"])
+    n, inside = len(images), int((data["mode"].values == 0).sum())
+    of_all = int(data["misfit"].values[-1].argmin())
+    panels = [Panel("truth", data["truth"].values)] if "truth" in data else []
+    panels += [Panel("classical (RML)", data["baseline"].values)] if "baseline" in data else []
+    label = f"sample {best}, best of mode 0" if n > 1 else f"sample {best}"
+    panels += [Panel(label, images[best])]
+    if of_all != best:
+        mode = int(data["mode"].values[of_all])
+        panels += [Panel(f"sample {of_all}, best of all (mode {mode})", images[of_all])]
+    panels[0] = panels[0]._replace(beam=resolution)
+    middle, name, of = images[best], f"sample {best}", f"sample {best}"
+    if inside > 1:
+        middle, name, of = data["image_mean"].values, "mean", "the mean"
+        panels += [Panel(_mean_title(data), middle, "mean")]
+    blurred = blur(middle[None], blur_uas / pixel)[0, 0].numpy()
+    panels += [Panel(f"{name}, blurred to {blur_uas:g} µas", blurred, "blurred", blur_uas)]
+    if inside > 1:
+        panels += [Panel("standard deviation", data["image_std"].values, "spread")]
+    if "truth" in data:
+        truth = data["truth"].values
+        moved = align(middle[None] / truth.max(), truth[None] / truth.max())[0, 0].numpy()
+        error = np.abs(moved * truth.max() - truth)
+        panels += [Panel(f"|error| of {of}", error, "spread")]
+    return panels
 
 
 def samples(data: xr.Dataset, *, most: int = 16) -> Figure:
@@ -89,14 +130,15 @@ def samples(data: xr.Dataset, *, most: int = 16) -> Figure:
     axes = np.atleast_2d(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False))
     scale, unit = _scale(data["image"])
     # One bright pixel of one sample should not darken all the others.
-    top = scale * float(np.percentile(data["image"].values[order], 99.9))
+    shown = scale * data["image"].values[order]
+    limits = _limits([np.clip(shown, *np.percentile(shown, [0.1, 99.9]))])
     for axis in axes.flat[len(order) :]:
         axis.set_axis_off()
     for axis, k in zip(axes.flat, order, strict=False):
-        image = _show(axis, data, scale * data["image"].values[k], top, INTENSITY)
+        image = _show(axis, data, scale * data["image"].values[k], limits, INTENSITY)
         axis.set_xlabel("")
         axis.set_title(_caption(data, int(k)), fontsize=8)
-    _beam(axes[0, 0], data)
+    _beam(axes[0, 0], float(data.attrs["resolution_uas"]))
     figure.colorbar(image, ax=axes, shrink=0.8, aspect=30).set_label(unit)
     figure.supxlabel("relative right ascension (µas)", fontsize=10)
     figure.supylabel("relative declination (µas)", fontsize=10)
@@ -144,26 +186,42 @@ def _scale(image: xr.DataArray) -> tuple[float, str]:
     return 1.0, "relative intensity"
 
 
-def _show(axis: Axes, data: xr.Dataset, values: np.ndarray, top: float, cmap: str) -> Any:
+def _limits(images: Sequence[np.ndarray]) -> tuple[float, float]:
+    """The ends of a colour scale for all of them: from 0, or symmetric where negatives matter.
+
+    They do where they are a tenth of the light, however faint, or a twentieth of the peak.
+    """
+    low = min(float(image.min()) for image in images)
+    top = max(float(image.max()) for image in images)
+    share = max(float(-image.clip(None, 0).sum() / (np.abs(image).sum() or 1)) for image in images)
+    if low < -0.05 * top or share > 0.1:
+        return -max(top, -low), max(top, -low)
+    return 0.0, top or 1.0
+
+
+def _show(
+    axis: Axes, data: xr.Dataset, values: np.ndarray, limits: tuple[float, float], cmap: str
+) -> Any:
     x, y = data["x"].values, data["y"].values
     half = abs(x[1] - x[0]) / 2
     extent = (x[0] + half, x[-1] - half, y[-1] - half, y[0] + half)
-    image = axis.imshow(values, cmap=cmap, vmin=0, vmax=top or 1, extent=extent, origin="upper")
+    cmap = SIGNED if limits[0] < 0 else cmap
+    image = axis.imshow(values, cmap=cmap, vmin=limits[0], vmax=limits[1], extent=extent)
     axis.set_xlabel("relative R.A. (µas)")
     axis.tick_params(labelsize=8)
     axis.locator_params(nbins=5)
     return image
 
 
-def _beam(axis: Axes, data: xr.Dataset) -> None:
-    """The nominal resolution, as a circle in the lower left corner."""
-    width = float(data.attrs["resolution_uas"])
+def _beam(axis: Axes, width: float) -> None:
+    """A resolution in microarcseconds, as a circle in the lower left corner."""
+    colour = "0.2" if axis.images[0].get_clim()[0] < 0 else "white"
     (left, right), (bottom, _) = axis.get_xlim(), axis.get_ylim()
     edge = 0.04 * abs(right - left)
     centre = (left - edge - width / 2, bottom + edge + width / 2)
-    axis.add_patch(Circle(centre, width / 2, fill=False, ec="white", lw=1))
+    axis.add_patch(Circle(centre, width / 2, fill=False, ec=colour, lw=1))
     axis.text(
-        centre[0] - width / 2 - edge, centre[1], f"{width:.0f} µas", color="white", fontsize=8,
+        centre[0] - width / 2 - edge, centre[1], f"{width:.0f} µas", color=colour, fontsize=8,
         va="center",
     )  # fmt: skip
 

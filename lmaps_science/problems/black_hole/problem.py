@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import date, timedelta
 
 import numpy as np
 import torch
@@ -11,9 +12,11 @@ import xarray as xr
 
 from lmaps_science import metrics
 from lmaps_science.cards.problem import Problem
+from lmaps_science.cards.verdict import Check
 from lmaps_science.io import pixel_size_rad
 from lmaps_science.io.images import MICROARCSECOND
 from lmaps_science.physics.closure_misfit import ClosureMisfit
+from lmaps_science.problems.black_hole.checks import flux_checks, image_checks, remarks
 from lmaps_science.problems.black_hole.metrics import blur_psnr, rescale_to_flux
 from lmaps_science.problems.black_hole.modes import Modes, find_modes
 from lmaps_science.problems.black_hole.rings import ring_statistics
@@ -103,10 +106,10 @@ class BlackHoleProblem(Problem):
 
         Closure data can have several explanations: `mode` tells which one a sample is, 0 being the
         most frequent (see `modes`), and the attribute `best` which sample of mode 0
-        fits best. Mean and deviation are those of mode 0, whose samples are shifted onto that one
-        because closure quantities do not tell the position; the metrics of that mean are in the
-        attribute `metrics_of_mean`. The dataset is self-contained: `plots` draws it without the
-        problem.
+        fits best. Mean and deviation (NaN for one sample) are those of mode 0, whose samples are
+        shifted onto that one because closure quantities do not tell the position; the metrics of
+        that mean are in the attribute `metrics_of_mean`, what to keep in mind in `notes`. The
+        dataset is self-contained: `plots` draws it without the problem.
         """
         relative = result.samples[:, 0]
         images = self.scale_to_flux(relative)
@@ -116,7 +119,10 @@ class BlackHoleProblem(Problem):
         data = result.to_xarray()
         data["image"].values = images
         data["image_mean"].values = mean
-        data["image_std"].values = aligned.std(axis=0, ddof=1) if len(aligned) > 1 else 0 * mean
+        # One sample has no spread, which is not a spread of 0.
+        data["image_std"].values = (
+            aligned.std(axis=0, ddof=1) if len(aligned) > 1 else np.full_like(mean, np.nan)
+        )
         unit = "relative" if self.flux is None else "Jy/pixel"
         for name in ("image", "image_mean", "image_std"):
             data[name].attrs["units"] = unit
@@ -124,15 +130,40 @@ class BlackHoleProblem(Problem):
         data.attrs["best"] = modes.best
         self.score(data, relative, mean=mean * (relative.sum() / images.sum()))
         residuals = dict(zip(("cphase", "logcamp"), self.residuals(images), strict=True))
-        baselines = self._baselines() / 1e9
+        baselines, times = self._baselines() / 1e9, self.observation["time"].values
         for name, values in residuals.items():
-            longest = baselines[self.observation[f"{name}_index"].values].max(axis=1, initial=0.0)
+            legs = self.observation[f"{name}_index"].values
+            longest = baselines[legs].max(axis=1, initial=0.0)
             data[f"{name}_residual"] = (("sample", name), values, {"units": "sigma"})
             data[f"{name}_baseline"] = (name, longest, {"units": "Gwavelength"})
+            data[f"{name}_time"] = (name, times[legs[:, 0]], {"units": "hour of UTC"})
         for name in "uv":
             data[name] = ("vis", self.observation[name].values, {"units": "wavelength"})
         data.attrs["resolution_uas"] = self.resolution_uas
+        data.attrs["notes"] = remarks(data, self.pixel_uas)
         return data
+
+    def checks(self, data: xr.Dataset) -> Iterable[Check]:
+        """The flux of a measured source; fit, residuals, negative and outer flux, modes."""
+        if self.truth is None and self.flux is not None:  # first, since it may be the cause
+            yield from flux_checks(self.observation, self.flux)
+        yield from image_checks(data)
+
+    def baseline(self) -> xr.DataArray:
+        """The classical image of these data, by regularised maximum likelihood (some 20 s).
+
+        Put into a result, it is drawn beside the samples: `data["baseline"] = problem.baseline()`.
+
+        Raises:
+            ImportError: eht-imaging is missing.
+        """
+        from lmaps_science.problems.black_hole.baselines import regularised_maximum_likelihood
+
+        npix = self.image_shape[-1]
+        image = regularised_maximum_likelihood(
+            self.observation, npix, npix * self.pixel_uas, flux=self.flux or 1.0
+        )
+        return image if self.flux is not None else image.assign_attrs(units="relative")
 
     def modes(self, result: Result) -> Modes:
         """The explanations of the data that the samples found; see `modes`.
@@ -154,11 +185,12 @@ class BlackHoleProblem(Problem):
         o, facts = self.observation, self.observation.attrs
         stations = len(set(o["station1"].values) | set(o["station2"].values))
         flux = "flux unknown" if self.flux is None else f"{self.flux:.3g} Jy"
+        source = f"{facts.get('source', '?')}, {_day(facts.get('mjd'))}"
         return {
-            "source": f"{facts.get('source', '?')}, MJD {facts.get('mjd', '?')}, "
-            f"{facts.get('frequency_hz', float('nan')) / 1e9:.1f} GHz, {flux}",
-            "data": f"{facts.get('file', 'simulated')}: {o.sizes['vis']} visibilities of {stations}"
-            f" stations, {o.sizes['cphase']} closure phases, {o.sizes['logcamp']} log amplitudes",
+            "source": f"{source}, {facts.get('frequency_hz', float('nan')) / 1e9:.1f} GHz, {flux}",
+            "data": f"{facts.get('file', 'simulated')}, {source}: {o.sizes['vis']} visibilities of "
+            f"{stations} stations, {o.sizes['cphase']} closure phases, {o.sizes['logcamp']} log "
+            "amplitudes",
             "image": f"{self.image_shape[-1]} x {self.image_shape[-2]} pixels of "
             f"{self.pixel_uas:.3g} uas; nominal resolution {self.resolution_uas:.3g} uas",
         }
@@ -196,3 +228,11 @@ class BlackHoleProblem(Problem):
     def unit(metric: str) -> str:
         """The unit of a metric."""
         return next((unit for part, unit in UNITS.items() if part in metric), "1")
+
+
+def _day(mjd: float | None) -> str:
+    """The date of a modified Julian day, e.g. "5 April 2017 (MJD 57848)"."""
+    if mjd is None:
+        return "day unknown"
+    day = date(1858, 11, 17) + timedelta(days=int(mjd))
+    return f"{day.day} {day:%B %Y} (MJD {int(mjd)})"

@@ -18,13 +18,17 @@ from torch import Tensor
 
 from lmaps_science.metrics.image import as_batch
 
-__all__ = ["ring_statistics"]
+__all__ = ["measure_rings", "ring_statistics"]
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 # Azimuths whose peak is fainter than this fraction of the brightest hold no ring to measure.
 FAINTEST = 0.05
+# What a ring is: seen in this part of all directions; in that part by this factor brighter than its
+# centre; its radius' standard deviation over the mean. From a centre beside it, a bar, a blob or
+# half an arc has a peak in half of the directions, and an arc's faint surroundings add some.
+SEEN, CONTRASTED, CONTRAST, IRREGULAR = 0.8, 0.7, 1.25, 0.25
 
 
 def ring_statistics(
@@ -44,19 +48,38 @@ def ring_statistics(
     `x`, `y`: the ring's centre, east and north of the image's, where std(r_peak)/<r_peak> is least.
 
     `<name>_scatter` is the standard deviation over azimuth (diameter, width, central brightness) or
-    radius (orientation, asymmetry). Values are NaN for an image without a ring: a blank one, or one
-    whose profiles peak at the ends of `radius_range`. A large scatter of the diameter says that
-    what was found is hardly a ring.
+    radius (orientation, asymmetry). Values are NaN for an image without a ring; `measure_rings`
+    tells why.
+    """
+    return measure_rings(images, pixel_size_uas, radius_range, centre_radius)[0]
+
+
+def measure_rings(
+    images: Any,
+    pixel_size_uas: float,
+    radius_range: tuple[float, float] = (5.0, 50.0),
+    centre_radius: float = 5.0,
+) -> tuple[dict[str, Tensor], list[str]]:
+    """`ring_statistics`, and for each image why it has no ring: "" where it has one.
+
+    It has one where the profiles peak inside of `radius_range`, at more than `FAINTEST` of the
+    brightest, in `SEEN` of all directions and more, in `CONTRASTED` of them at more than `CONTRAST`
+    times the mean brightness within `centre_radius`, and at radii that differ by `IRREGULAR` at
+    most. Neither a bar, an arc, a blob nor a filled disc has.
     """
     stack = as_batch(images).detach().cpu().double().numpy()
     if stack.shape[1] != 1:
         raise ValueError(
             f"ring_statistics: images have {stack.shape[1]} channels, expected 1: (B, 1, N, N)."
         )
-    rows = [_measure(image[0], pixel_size_uas, radius_range, centre_radius) for image in stack]
-    return {
-        name: torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in rows[0]
+    found = [_measure(image[0], pixel_size_uas, radius_range, centre_radius) for image in stack]
+    names = ("diameter", "width", "orientation", "asymmetry", "central_brightness")
+    keys = ("x", "y", *names, *(f"{name}_scatter" for name in names))
+    values = {
+        name: torch.tensor([row.get(name, np.nan) for row, _ in found], dtype=torch.float64)
+        for name in keys
     }
+    return values, [reason for _, reason in found]
 
 
 class _Polar:
@@ -131,27 +154,31 @@ def _widths(profiles: Array, radii: Array, peaks: Array) -> Array:
 
 def _measure(
     image: Array, pixel_size: float, radius_range: tuple[float, float], centre_radius: float
-) -> dict[str, float]:
-    names = ("diameter", "width", "orientation", "asymmetry", "central_brightness")
-    result = dict.fromkeys(["x", "y", *names, *(f"{name}_scatter" for name in names)], np.nan)
+) -> tuple[dict[str, float], str]:
+    """Those statistics that the image has, and why it has none."""
     if not np.isfinite(image).all() or image.max() <= 0:
-        return result
+        return {}, "the image is blank, or not finite"
     polar = _Polar(image, pixel_size)
     low, high = radius_range
     coarse = np.arange(low, high + 1e-9, min(1.0, pixel_size / 2))
     centre = _find_centre(polar, _centroid(image, pixel_size), coarse)
     if centre is None:
-        return result
+        return {}, "there is no point around which the brightness peaks at one distance"
     angles = np.linspace(0, 2 * np.pi, 360, endpoint=False)
     radii = np.arange(0, high + 1e-9, 0.25)
     profiles = polar(centre, radii, angles)
     peak, bright, inside = _peaks(profiles[:, radii >= low], radii[radii >= low])
     use = bright & inside
-    widths = _widths((profiles - profiles[:, -1].mean())[use], radii, peak[use])
-    result.update(x=centre[0], y=centre[1])
+    centre_light = profiles[:, radii <= centre_radius].mean(axis=1)
+    contrasted = use & (profiles[:, radii >= low].max(axis=1) > CONTRAST * centre_light.mean())
+    reason = _no_ring(use.mean(), contrasted.mean(), peak[use])
+    if reason:
+        return {}, reason
+    result = {"x": float(centre[0]), "y": float(centre[1])}
     result.update(diameter=2 * float(peak[use].mean()), diameter_scatter=2 * float(peak[use].std()))
+    widths = _widths((profiles - profiles[:, -1].mean())[use], radii, peak[use])
     if np.isfinite(widths).sum() < 0.5 * len(widths):
-        return result
+        return result, ""
     result.update(width=float(np.nanmean(widths)), width_scatter=float(np.nanstd(widths)))
     ring = 0.5 * (result["diameter"] + np.linspace(-1, 1, 21) * result["width"])
     on_ring = polar(centre, ring.clip(0), angles)
@@ -161,12 +188,26 @@ def _measure(
     result.update(orientation=np.degrees(np.angle(direction)) % 360)
     result.update(orientation_scatter=np.degrees(scatter))
     result.update(asymmetry=abs(harmonic).mean(), asymmetry_scatter=abs(harmonic).std())
-    centre_light = profiles[:, radii <= centre_radius].mean(axis=1)
     centre_light = centre_light / polar(centre, ring[10:11], angles).mean()
     result.update(
         central_brightness=centre_light.mean(), central_brightness_scatter=centre_light.std()
     )
-    return result
+    return result, ""
+
+
+def _no_ring(seen: float, contrasted: float, radii: Array) -> str:
+    """Why this is no ring, "" if it is: see `measure_rings`."""
+    if seen < SEEN:
+        return f"it is not closed, seen in {seen:.0%} of the directions (a ring: {SEEN:.0%})"
+    if contrasted < CONTRASTED:
+        return (
+            f"its centre is too bright, {CONTRAST:g} times fainter in {contrasted:.0%} of the "
+            f"directions (a ring: {CONTRASTED:.0%})"
+        )
+    irregular = float(radii.std() / radii.mean())
+    if irregular > IRREGULAR:
+        return f"it is not round, its radius varies by {irregular:.0%} (a ring: {IRREGULAR:.0%})"
+    return ""
 
 
 def _centroid(image: Array, pixel_size: float) -> Array:

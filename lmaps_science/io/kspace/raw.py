@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lmaps_science.io.files import DataError
+from lmaps_science.io.files import DataError, require_memory
+from lmaps_science.io.hdf5 import array, open_hdf5_file
 from lmaps_science.io.kspace.slices import Source
 
 __all__ = ["ISMRMRD"]
 
+_MOST_HEADER = 1_000_000  # bytes of XML
 # What tells one image of a scan from another; averages of the same line are averaged.
 IMAGE_COUNTERS = ("slice", "contrast", "phase", "repetition", "set")
 
@@ -33,12 +36,19 @@ class ISMRMRD(Source):
 
     def __init__(self, path: Path, group: str):
         self._path, self._library = path, _ismrmrd()
+        _check_group(path, group)
         self._file = self._library.File(str(path), mode="r")
         try:
             self._index(group)
-        except BaseException:
+        except BaseException as error:
             self._file.close()
-            raise
+            if isinstance(error, DataError) or not isinstance(error, Exception):
+                raise
+            raise DataError(  # the library says almost anything of what it does not expect
+                f"{path}, {group} holds no ISMRMRD acquisitions with a header that can be read "
+                f"({type(error).__name__}): it is damaged or of another program. Copy it again, or "
+                "convert it with the tools of ismrmrd."
+            ) from error
 
     def _index(self, group: str) -> None:
         dataset = self._file[group]
@@ -65,8 +75,12 @@ class ISMRMRD(Source):
             raise DataError(f"{self._path} has acquisitions of {coils.tolist()} coils; expected 1.")
         height, width = int(space.matrixSize.x), int(space.matrixSize.y)
         self.shape = (int(coils[0]), height, width)
+        if min(self.shape) < 1:
+            raise DataError(f"{self._path} declares slices of {self.shape} (coils, H, W): empty.")
+        what = f"slices of {coils[0]} coils, {height} x {width}"
+        require_memory(self._path, what, 8 * math.prod(self.shape))
         fov = space.fieldOfView_mm
-        if fov.x > 0 and fov.y > 0:
+        if 0 < fov.x < math.inf and 0 < fov.y < math.inf:
             self.voxel_mm = (float(fov.x) / height, float(fov.y) / width)
         limits = getattr(encoding.encodingLimits, "kspace_encoding_step_1", None)
         self._centre_line = width // 2 if limits is None else int(limits.center)
@@ -90,7 +104,8 @@ class ISMRMRD(Source):
         keys = np.stack([heads["idx"][name][images] for name in IMAGE_COUNTERS], axis=1)
         _, which = np.unique(keys, axis=0, return_inverse=True)
         which = which.reshape(-1)
-        self._members = [images[which == i] for i in range(int(which.max()) + 1)]
+        order, counts = np.argsort(which, kind="stable"), np.bincount(which)
+        self._members = np.split(images[order], np.cumsum(counts)[:-1])
         self.length = len(self._members)
         return images
 
@@ -128,6 +143,33 @@ class ISMRMRD(Source):
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def _check_group(path: Path, group: str) -> None:
+    """What the library takes for granted: acquisitions in `data`, and an XML text in `xml`."""
+    with open_hdf5_file(path) as file:
+        data, xml = array(file, f"{group}/data"), array(file, f"{group}/xml")
+        columns = data.dtype.names or () if data is not None else ()
+        if data is None or xml is None or not {"head", "data"} <= set(columns) or data.ndim != 1:
+            raise DataError(
+                f"{path}, {group} lacks the header (`xml`) or the acquisitions (`data`, one row of "
+                "`head`, `traj` and `data` for each readout): it is no ISMRMRD file of raw data."
+            )
+        require_memory(path, f"{data.size} acquisitions", data.size * data.dtype.itemsize)
+        try:
+            plain = xml.size == 1 and xml.id.get_storage_size() < _MOST_HEADER
+            text = xml[()] if plain else b""
+            text = text if isinstance(text, bytes) else text.reshape(-1)[0]
+        except Exception as error:
+            raise DataError(
+                f"{path}, {group}: the header is damaged: copy or download the file again."
+            ) from error
+        # Entities can name other files, and grow without end.
+        if not isinstance(text, bytes) or not plain or b"<!" in text.replace(b"<!--", b""):
+            raise DataError(
+                f"{path}, {group}: the header is not one plain XML text of at most "
+                f"{_MOST_HEADER / 1e6:g} MB, without a document type of its own. Write it anew."
+            )
 
 
 def _ismrmrd() -> Any:

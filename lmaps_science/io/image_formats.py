@@ -23,6 +23,11 @@ __all__ = ["read_fits_image", "read_text_image"]
 _ARCSECOND = math.pi / 180 / 3600  # rad
 _MOST_TEXT = 200_000_000  # bytes; 1000 x 1000 pixels have some 60 MB
 
+_KEYS = (
+    "BUNIT BMAJ BMIN OBJECT OBSRA OBSDEC FREQ MJD MJD-OBS CTYPE3 CRVAL1 CRVAL2 CRVAL3 "
+    "CDELT1 CDELT2 CUNIT1 CUNIT2 CD1_1 CD1_2 CD2_1 CD2_2"
+).split()
+
 FoundImage = tuple[np.ndarray, float, float, dict[str, Any]]
 
 
@@ -105,7 +110,7 @@ def read_fits_image(path: Path) -> FoundImage:
     return values, abs(step_x), abs(step_y), attrs
 
 
-def _first_plane(path: Path) -> tuple[Any, np.ndarray]:
+def _first_plane(path: Path) -> tuple[dict[str, Any], np.ndarray]:
     """Header and values of the first plane of the first image of two dimensions or more."""
     from astropy.io import fits
 
@@ -124,7 +129,9 @@ def _first_plane(path: Path) -> tuple[Any, np.ndarray]:
                 raise DataError(f"{path} holds an image of {sizes} pixels: an empty one.")
             require_memory(path, f"an image of {' x '.join(map(str, sizes))} pixels", n_bytes)
             values = np.array(plane.data, dtype=float)
-            return plane.header.copy(), values.reshape(-1, *values.shape[-2:])[0]
+            # A card that cannot be parsed shows itself when its value is asked for.
+            header = {key: plane.header[key] for key in _KEYS if key in plane.header}
+            return header, values.reshape(-1, *values.shape[-2:])[0]
     except DataError:
         raise
     except Exception as error:  # astropy raises a dozen types on broken files
@@ -141,7 +148,7 @@ def _silence() -> Iterator[None]:
         yield
 
 
-def _number(path: Path, header: Any, *keys: str) -> float | None:
+def _number(path: Path, header: dict[str, Any], *keys: str) -> float | None:
     """The number under the first of these keys that the header has; None where it has none."""
     key = next((key for key in keys if key in header), None)
     value = None if key is None else header[key]
@@ -152,7 +159,7 @@ def _number(path: Path, header: Any, *keys: str) -> float | None:
     return float(value)
 
 
-def _fits_steps(path: Path, header: Any) -> tuple[float, float]:
+def _fits_steps(path: Path, header: dict[str, Any]) -> tuple[float, float]:
     """Pixel steps along right ascension and declination [rad]."""
     from astropy import units
 

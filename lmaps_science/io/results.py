@@ -55,7 +55,7 @@ def read_netcdf(path: str | os.PathLike[str]) -> xr.Dataset:
     try:
         n_bytes = check_hdf5(path)
     except DataError as error:
-        if str(error).endswith("copy or download it again."):
+        if str(error).endswith("it again."):
             raise DataError(unreadable) from error
         raise
     require_memory(path, "arrays", n_bytes)

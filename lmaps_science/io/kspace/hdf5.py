@@ -10,14 +10,12 @@ from typing import Any
 import h5py
 
 from lmaps_science.io.files import DataError, names
-from lmaps_science.io.hdf5 import array, member, open_hdf5_file
+from lmaps_science.io.hdf5 import array, member, open_hdf5_file, text
 from lmaps_science.io.kspace.arrays import Arrays
-from lmaps_science.io.kspace.raw import ISMRMRD
+from lmaps_science.io.kspace.raw import ISMRMRD, MOST_HEADER
 from lmaps_science.io.kspace.slices import Source
 
 __all__ = ["open_hdf5", "open_map_file"]
-
-_MOST_HEADER = 1_000_000  # bytes of XML
 
 
 def open_hdf5(path: Path) -> Source:
@@ -72,7 +70,11 @@ def _keys(path: Path, file: h5py.File) -> list[str]:
 
 
 def _has_data(file: h5py.File, name: str) -> bool:
-    if isinstance(file.get(name, getlink=True), h5py.ExternalLink):
+    try:
+        elsewhere = isinstance(file.get(name, getlink=True), h5py.ExternalLink)
+    except Exception:  # of a damaged name or link
+        return False
+    if elsewhere:
         return False
     return isinstance(member(file, name), h5py.Group) and array(file, f"{name}/data") is not None
 
@@ -85,10 +87,10 @@ def _first(file: h5py.File, *keys: str) -> Any:
 def _voxel_mm(file: h5py.File, shape: tuple[int, ...]) -> tuple[float, float] | None:
     """Voxel size along (readout, phase) from the header: the encoded field of view / samples."""
     try:
-        header = array(file, "ismrmrd_header")
-        if header is None or header.shape != () or header.id.get_storage_size() > _MOST_HEADER:
+        header = text(file, "ismrmrd_header", MOST_HEADER)
+        if header is None or b"<!ENTITY" in header:
             return None
-        root = ET.fromstring(header[()])
+        root = ET.fromstring(header)
         fov = root.find("./{*}encoding/{*}encodedSpace/{*}fieldOfView_mm")
         assert fov is not None
         lengths = [float(fov.findtext(f"{{*}}{axis}") or "nan") for axis in "xy"]

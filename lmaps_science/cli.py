@@ -124,6 +124,7 @@ def info(
     lmaps info demo/result.nc --figure demo.pdf
     """
     from lmaps_science.io import DataError, read_netcdf
+    from lmaps_science.io.results import require_result
     from lmaps_science.runner import describe
 
     data = read_netcdf(result)
@@ -131,6 +132,7 @@ def info(
     missing += [] if "kind" in data.attrs else ["the attribute kind"]
     if missing:
         raise DataError(f"{result} is not a result of `lmaps run`: it lacks {', '.join(missing)}.")
+    require_result(data, result)
     typer.echo(describe(data))
     if figure is not None:
         from lmaps_science.plots import plot_reconstruction
@@ -352,15 +354,11 @@ def _device(name: str) -> str:
 
 def _own_images(path: Path, seed: int) -> tuple[Any, Any]:
     """Training and validation images from a file: the last tenth is held out."""
-    import numpy as np
-
-    from lmaps_science.io import DataError, require_file
+    from lmaps_science.cards.sections import read_array_file
+    from lmaps_science.io import DataError
     from lmaps_science.training import ArrayImages
 
-    try:
-        array = np.load(require_file(path), allow_pickle=False)
-    except (ValueError, EOFError) as error:  # its text recommends to load the file unsafely
-        raise DataError(f"{path} is not a NumPy file of numbers: write it with np.save.") from error
+    array = read_array_file(path)
     array = array[:, None] if array.ndim == 3 else array
     held_out = max(len(array) // 10, 1)
     if array.ndim != 4 or len(array) < 2:

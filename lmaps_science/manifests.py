@@ -11,22 +11,33 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from lmaps_science.io.files import DataError, sha256, suggestion
+from lmaps_science.io.yaml_text import read_yaml
 
 __all__ = ["DataFile", "fetch", "find", "list_data", "shipped_folder"]
+
+
+def _inside(path: str) -> str:
+    """A relative path that stays inside of the folder it is joined to, on any system."""
+    parts = path.replace("\\", "/").split("/")
+    if "" in parts or ".." in parts or ":" in path or "\0" in path or path.startswith("~"):
+        raise ValueError("must be a relative path below a folder of data, e.g. eht/file.uvfits")
+    return path
+
+
+_Inside = Annotated[str, AfterValidator(_inside)]
 
 
 class _File(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    file: str
-    url: str | None
-    sha256: str | None
+    file: _Inside
+    url: Annotated[str, Field(pattern=r"^https?://")] | None
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
     bytes: int | None = None
     what: str
     shape: str
@@ -40,7 +51,7 @@ class _Collection(BaseModel):
     source: str
     licence: str
     citation: str
-    folder: str
+    folder: _Inside
     notes: str = ""
     files: dict[str, _File]
 
@@ -171,11 +182,15 @@ def _verify(path: Path, data: DataFile) -> None:
 def _read(folder: Path) -> Mapping[str, DataFile]:
     found: dict[str, DataFile] = {}
     for path in sorted(folder.glob("*.yaml")):
-        content: Any = yaml.safe_load(path.read_text("utf-8"))
+        content: Any = read_yaml(path, "a manifest")
         try:
             collection = _Collection.model_validate(content)
         except ValidationError as error:
-            raise DataError(f"{path} is not a manifest: {error}") from error
+            fault = error.errors()[0]
+            where = ".".join(str(part)[:40] for part in fault["loc"]) or "at its top level"
+            raise DataError(
+                f"{path} is not a manifest: {where}: {fault['msg']}. See those in data_manifests/."
+            ) from error
         common = collection.model_dump(exclude={"files", "title", "folder"})
         for name, file in collection.files.items():
             if name in found:

@@ -11,6 +11,8 @@ import io
 import math
 import os
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,8 @@ from matplotlib.figure import Figure
 
 from lmaps_science.cards.problem import Problem
 from lmaps_science.cards.registry import find_kind
-from lmaps_science.io.files import atomic_write
+from lmaps_science.io.files import DataError, atomic_write
+from lmaps_science.io.results import require_result
 from lmaps_science.sampling import Result
 
 __all__ = ["Picture", "finish", "history", "plot_reconstruction", "plot_samples", "verdict"]
@@ -53,9 +56,12 @@ def plot_reconstruction(
         options: those of the kind of problem, see `reconstruction` in its module of figures.
     """
     data = _dataset(result, problem)
-    if "kind" not in data.attrs:
-        return finish(_plain_reconstruction(data), path)
-    return finish(find_kind(data.attrs["kind"], "result").draw(data, **options), path)
+    with _complaints(data):
+        if "kind" not in data.attrs:
+            figure = _plain_reconstruction(data)
+        else:
+            figure = find_kind(data.attrs["kind"], "result").draw(data, **options)
+    return finish(figure, path)
 
 
 def plot_samples(
@@ -67,15 +73,31 @@ def plot_samples(
 ) -> Figure:
     """Up to `most` samples side by side on one colour scale; arguments as above."""
     data = _dataset(result, problem)
-    if "kind" not in data.attrs:
-        return finish(_plain_samples(data, most), path)
-    return finish(find_kind(data.attrs["kind"], "result").draw_samples(data, most), path)
+    with _complaints(data):
+        if "kind" not in data.attrs:
+            figure = _plain_samples(data, most)
+        else:
+            figure = find_kind(data.attrs["kind"], "result").draw_samples(data, most)
+    return finish(figure, path)
 
 
 def _dataset(result: xr.Dataset | Result, problem: Problem | None) -> xr.Dataset:
     if isinstance(result, xr.Dataset):
         return result
     return result.to_xarray() if problem is None else problem.analyse(result)
+
+
+@contextmanager
+def _complaints(data: xr.Dataset) -> Iterator[None]:
+    """Datasets that are no results, refused as such."""
+    require_result(data)
+    try:
+        yield
+    except (KeyError, IndexError, AttributeError, StopIteration) as error:
+        raise DataError(
+            f"the dataset is no complete result of this package: a figure needs {error or 'more'}. "
+            "Give the result.nc of a run, or what problem.analyse returned."
+        ) from error
 
 
 # ---------------------------------------------------------------- what all fields share
@@ -127,7 +149,10 @@ def finish(figure: Figure, path: PATH | None) -> Figure:
 
 
 def _image_name(data: xr.Dataset) -> str:
-    return next(str(name)[: -len("_mean")] for name in data if str(name).endswith("_mean"))
+    found = [str(name)[: -len("_mean")] for name in data if str(name).endswith("_mean")]
+    if not found:
+        raise KeyError("the mean of the samples, a variable named ..._mean")
+    return found[0]
 
 
 def _flat(image: xr.DataArray, lead: int = 0) -> np.ndarray:

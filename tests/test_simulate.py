@@ -359,9 +359,9 @@ def test_what_the_image_does_not_say_must_be_given(image):
 def test_unreadable_arrays(tmp_path):
     path = tmp_path / "mine.txt"
     for text, reason in (
-        ("AA 1 2 3", "line 1: four numbers"),
-        ("AA 1 2 3 -5", "line 1: four numbers"),
-        ("# none\nAA 1 2 north 5", "line 2: could not convert"),
+        ("AA 1 2 3", "line 1: it takes a name and four numbers"),
+        ("AA 1 2 3 -5", "line 1: it takes a name and four numbers"),
+        ("# none\nAA 1 2 north 5", "line 2: it takes a name and four numbers"),
         ("AA 1 2 3 4\nAA 1 2 3 4\nBB 1 2 3 4", "three or more, each once"),
     ):
         path.write_text(text)

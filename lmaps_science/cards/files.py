@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lmaps_science.cards.registry import kinds
 from lmaps_science.io.files import DataError, require_file, suggestion
+from lmaps_science.io.yaml_text import parse_yaml, read_yaml
 
 __all__ = ["find_card", "list_problems", "override", "read_card"]
 
@@ -60,10 +59,7 @@ def read_card(name: str) -> dict[str, Any]:
 def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path in seen:
         raise DataError(f"{path} extends itself, by way of {seen[-1]}: remove one `extends`.")
-    try:
-        content = yaml.safe_load(path.read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not a card: {' '.join(str(error).split())}") from error
+    content = read_yaml(path, "a card")
     if not isinstance(content, dict):
         raise DataError(f"{path} is not a card: expected `key: value` lines at its top level.")
     base = content.pop("extends", None)
@@ -113,10 +109,7 @@ def override(card: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
 
 
 def _parse(path: str, text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise DataError(f"{path}={text}: {' '.join(str(error).split())}") from error
+    return parse_yaml(text, f"the value of {path} is not YAML")
 
 
 def _set(content: dict[str, Any], keys: list[str], value: Any, path: str) -> None:

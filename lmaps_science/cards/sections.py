@@ -10,7 +10,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from lmaps_science.cards.registry import find_kind
-from lmaps_science.io.files import DataError, require_file, suggestion
+from lmaps_science.io.files import DataError, require_memory, suggestion
+from lmaps_science.io.npy import read_npy
 from lmaps_science.manifests import fetch
 from lmaps_science.priors import Denoiser, load_prior
 
@@ -92,18 +93,15 @@ def numbered(name: str, prefix: str, item: Callable[[int], Item]) -> Item:
         raise DataError(f"{name}: {error}. Write {prefix}:K with K = 0, 1, 2, …") from error
 
 
-def read_array_file(name: str) -> np.ndarray:
+def read_array_file(name: str | Path) -> np.ndarray:
     """The array in a `.npy` file of numbers.
 
     Raises:
         DataError: no such file, or another kind of file.
     """
-    path = require_file(name)
-    try:
-        array: np.ndarray = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:  # its text recommends to load the file unsafely
-        raise DataError(f"{name} is not a NumPy file of numbers: write it with np.save.") from error
-    return array
+    array = read_npy(name)
+    require_memory(name, f"an array of shape {array.shape}", array.nbytes)
+    return np.array(array)
 
 
 # ---------------------------------------------------------------- priors

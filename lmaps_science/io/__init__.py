@@ -11,6 +11,7 @@ from lmaps_science.io.images import (
 )
 from lmaps_science.io.kspace import KSpaceFile, open_kspace, read_cfl, write_cfl
 from lmaps_science.io.nifti import write_nifti
+from lmaps_science.io.npy import read_npy
 from lmaps_science.io.observation import make_observation
 from lmaps_science.io.results import read_netcdf, write_netcdf
 from lmaps_science.io.simulate import (
@@ -37,6 +38,7 @@ __all__ = [
     "read_fresnel",
     "read_image",
     "read_netcdf",
+    "read_npy",
     "read_uvfits",
     "regrid_image",
     "require_file",

@@ -1,7 +1,9 @@
-"""Files: one error for unusable data, suggestions, atomic writing, checksums.
+"""Files: one error for unusable data, suggestions, atomic writing, checksums, limits to reading.
 
 Every writer of the package goes through `atomic_write`: a reader never sees half a file, and a
-failed write leaves the previous version untouched.
+failed write leaves the previous version untouched. Every reader believes a file's header only as
+far as the file's size bears it out (`require_memory`, `read_text`), and no error repeats what is
+written in a file: a card may name any file of the user's.
 """
 
 from __future__ import annotations
@@ -20,7 +22,10 @@ __all__ = [
     "DataError",
     "atomic_write",
     "make_folder",
+    "names",
+    "read_text",
     "require_file",
+    "require_memory",
     "require_parent",
     "sha256",
     "suggestion",
@@ -29,6 +34,8 @@ __all__ = [
 # With less than this left on the disk, a failed write is put down to the full disk: not every
 # library (HDF5, for one) passes the operating system's error number on.
 _FULL_BYTES = 1 << 20
+# DEFLATE, the densest of the filters in use, packs at most 1032 bytes into one.
+_DENSEST = 1032
 
 
 class DataError(ValueError):
@@ -51,6 +58,91 @@ def require_file(path: str | os.PathLike[str]) -> Path:
     if path.stat().st_size == 0:
         raise DataError(f"{path} is empty: copy or download it again.")
     return path
+
+
+def read_text(path: str | os.PathLike[str], most: int, what: str, encoding: str = "utf-8") -> str:
+    """The text of a file of at most `most` bytes.
+
+    Args:
+        path: the file.
+        most: bytes; texts of the format are much smaller.
+        what: the file should be, for the error, e.g. "a station file".
+        encoding: of the text.
+
+    Raises:
+        DataError: no such file, a larger one, or one that holds no text.
+        OSError: it cannot be read, for want of permission.
+    """
+    path = require_file(path)
+    size = path.stat().st_size
+    if size > most:
+        raise DataError(
+            f"{path} is not {what}: it has {size / 1e6:.1f} MB, and such text at most "
+            f"{most / 1e6:g} MB. Give the right file."
+        )
+    try:
+        text = path.read_bytes().decode(encoding)
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        raise DataError(
+            f"{path} is not {what}: it holds binary data instead of text ({encoding}). Give the "
+            "right file, or save it as plain text."
+        )
+    return text
+
+
+def require_memory(path: str | os.PathLike[str], what: str, n_bytes: int) -> None:
+    """Refuse to read `n_bytes` that the file cannot hold, or that do not fit into memory.
+
+    Args:
+        path: the file that declares them.
+        what: they are, for the error, e.g. "an image of 64 x 64".
+        n_bytes: in memory, after decompression.
+
+    Raises:
+        DataError: more than the file can hold however well it is compressed, or than is free.
+    """
+    size = Path(path).stat().st_size
+    if n_bytes > _DENSEST * size + (1 << 16):
+        raise DataError(
+            f"{path} declares {what}, {_amount(n_bytes)}, and has only {_amount(size)}: its header "
+            "is damaged, or most of it was never written. Copy or download it again."
+        )
+    free = _free_memory()
+    if n_bytes > free:
+        raise DataError(
+            f"{path} holds {what}, {_amount(n_bytes)}, and {_amount(free)} of memory are free: "
+            "split the file, or use a machine with more memory."
+        )
+
+
+def _amount(n_bytes: float) -> str:
+    """A number of bytes for people."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n_bytes >= size:
+            return f"{n_bytes / size:.4g} {unit}"
+    return f"{n_bytes:.0f} bytes"
+
+
+def _free_memory() -> float:
+    """Bytes that can be allocated; where the system does not say, as much as one likes."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            return 1024.0 * next(int(line.split()[1]) for line in file if "MemAvailable" in line)
+    except (OSError, StopIteration, ValueError):
+        pass
+    try:
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, OSError, ValueError):
+        return float("inf")
+
+
+def names(found: Iterable[object], most: int = 8) -> str:
+    """A list of names for an error, of bounded length: 'a, b and 3 more', or 'nothing'."""
+    every = [str(name) for name in found]
+    shown = ", ".join(name if len(name) <= 40 else f"{name[:37]}..." for name in every[:most])
+    return shown + (f" and {len(every) - most} more" if len(every) > most else "") or "nothing"
 
 
 def require_parent(path: str | os.PathLike[str]) -> Path:

@@ -8,6 +8,7 @@ Source: Geffrin, Sabouroux and Eyraud 2005, Inverse Problems 21, S117 (set-up an
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from pathlib import Path
@@ -18,7 +19,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import special
 
-from lmaps_science.io.files import DataError, require_file, sha256
+from lmaps_science.io.files import DataError, read_text, require_file, require_memory, sha256
 
 __all__ = ["calibrate_fresnel", "read_fresnel"]
 
@@ -28,10 +29,13 @@ RADIUS = 1.67  # m, from the axis to the horns
 # about receiver 180.5, and its phase fits a source opposite of 180.5 to 180.6 at 2 to 10 GHz.
 RECEIVER_OFFSET = -0.5
 
+_MOST_BYTES = 200_000_000  # the database's largest file has 20 MB
+_MOST_HORNS = 100_000
+_LARGEST = 1e15  # of a field in any unit, and of a frequency in GHz
 _HEADER = {
-    "frequencies": re.compile(r"number of frequencies\s*:\s*(\d+)", re.IGNORECASE),
-    "views": re.compile(r"number of views\s*:\s*(\d+)", re.IGNORECASE),
-    "receivers": re.compile(r"number of receivers\s*:\s*(\d+)", re.IGNORECASE),
+    "frequencies": re.compile(r"number of frequencies\s*:\s*(\d{1,9})", re.IGNORECASE),
+    "views": re.compile(r"number of views\s*:\s*(\d{1,9})", re.IGNORECASE),
+    "receivers": re.compile(r"number of receivers\s*:\s*(\d{1,9})", re.IGNORECASE),
 }
 
 
@@ -72,6 +76,8 @@ def read_fresnel(path: str | os.PathLike[str], *, radius: float = RADIUS) -> xr.
         np.searchsorted(transmitters, keys[:, 0]),
         np.searchsorted(receivers, keys[:, 1]),
     )
+    # Of damaged numbers nearly each is a new frequency, transmitter and receiver.
+    require_memory(path, f"fields of {' x '.join(map(str, shape))}", 56 * math.prod(shape))
     count = np.zeros(shape, dtype=int)
     np.add.at(count, place, 1)
     _check_complete(path, count, transmitters, promised)
@@ -149,13 +155,13 @@ def _parse(path: Path) -> tuple[dict[str, int], list[_Line]]:
     promised: dict[str, int] = {}
     lines: list[_Line] = []
     try:
-        text = path.read_text(encoding="latin-1").splitlines()
+        text = read_text(path, _MOST_BYTES, "an .exp file of fields", "latin-1")
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
-    for number, line in enumerate(text, start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.lstrip().startswith("#"):
             for name, pattern in _HEADER.items():
-                if match := pattern.search(line):
+                if match := pattern.search(line[:1000]):
                     promised[name] = int(match[1])
         elif line.strip():
             lines.append(_parse_line(path, number, line))
@@ -165,24 +171,25 @@ def _parse(path: Path) -> tuple[dict[str, int], list[_Line]]:
 
 
 def _parse_line(path: Path, number: int, line: str) -> _Line:
-    words = line.split()
+    words = line[:1000].split()
     try:
         transmitter, receiver = int(words[0]), int(words[1])
         frequency, *parts = (float(word) for word in words[2:])
-        well_formed = len(parts) == 4 and transmitter >= 1 and receiver >= 1 and frequency > 0
+        whole = 1 <= transmitter <= _MOST_HORNS and 1 <= receiver <= _MOST_HORNS
+        well_formed = len(parts) == 4 and whole and frequency > 0
     except (ValueError, IndexError):
         well_formed = False
     if not well_formed:
         raise DataError(
-            f"{path}, line {number}: {line.strip()[:80]!r} is not a line of the format: transmitter"
-            " and receiver (whole, from 1), frequency [GHz], then the real and imaginary parts of "
-            "the total and of the incident field. A last line that breaks off is a truncated file: "
-            "copy or download it again."
+            f"{path}, line {number}: it is not a line of the format: transmitter and receiver "
+            "(whole, from 1), frequency [GHz], then the real and imaginary parts of the total and "
+            "of the incident field, e.g. 1 61 2 0.1 -0.2 0.3 0.4. A last line that breaks off is a "
+            "truncated file: copy or download it again."
         )
-    if not np.isfinite([frequency, *parts]).all():
+    if not (np.abs([frequency, *parts]) < _LARGEST).all():  # false for NaN, too
         raise DataError(
-            f"{path}, line {number}: a number that is not finite ({line.strip()[:80]!r}). Get "
-            "an intact copy of the file."
+            f"{path}, line {number}: a number that is not finite, or beyond {_LARGEST:g}. Get an "
+            "intact copy of the file."
         )
     return _Line(transmitter, receiver, frequency, complex(*parts[:2]), complex(*parts[2:]))
 

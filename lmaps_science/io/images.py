@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ import numpy as np
 import xarray as xr
 
 from lmaps_science.io.files import DataError, atomic_write, require_file
+from lmaps_science.io.image_formats import read_fits_image, read_text_image
 
 __all__ = [
     "MICROARCSECOND",
@@ -30,7 +29,9 @@ __all__ = [
 ]
 
 MICROARCSECOND = math.pi / 180 / 3600e6  # rad
-_ARCSECOND = 1e6 * MICROARCSECOND
+_SMALLEST_PIXEL = 1e-25  # rad; no instrument comes near
+_LARGEST_JY = 1e12  # per pixel; the Sun has 1e10
+_MOST_PIXELS = 1 << 15  # along a side
 
 
 def make_image(values: np.ndarray, pixel_rad: float, **attrs: Any) -> xr.DataArray:
@@ -42,13 +43,20 @@ def make_image(values: np.ndarray, pixel_rad: float, **attrs: Any) -> xr.DataArr
         attrs: source, ra_hours, dec_degrees, frequency_hz, mjd, …
 
     Raises:
-        DataError: not two-dimensional, or a pixel width that is not positive.
+        DataError: not two-dimensional, a pixel width that is not positive, or an image of more than
+            1 rad, where the sky is not flat.
     """
     values = np.asarray(values)
     if values.ndim != 2:
         raise DataError(f"an image has the shape (H, W), got {values.shape}.")
-    if not (math.isfinite(pixel_rad) and pixel_rad > 0):
+    if not (math.isfinite(pixel_rad) and pixel_rad > _SMALLEST_PIXEL):
         raise DataError(f"the pixel width is {pixel_rad} rad; it must be positive.")
+    if pixel_rad * max(values.shape) > 1:
+        raise DataError(
+            f"an image of {values.shape} pixels, each {math.degrees(pixel_rad):.4g} degrees wide, "
+            "is larger than 1 rad, where the sky is not flat. Check the unit of the pixel width: "
+            "2 microarcseconds are 9.7e-12 rad, or 5.6e-10 degrees."
+        )
     axes = {
         name: ((n - 1) / 2 - np.arange(n)) * pixel_rad / MICROARCSECOND
         for name, n in zip("yx", values.shape, strict=True)
@@ -103,9 +111,14 @@ def read_image(
     path = require_file(path)
     with open(path, "rb") as file:
         is_fits = file.read(6) == b"SIMPLE"
-    image = _read_fits(path) if is_fits else _read_text(path)
+    image = _checked(path, *(read_fits_image(path) if is_fits else read_text_image(path)))
     if not np.isfinite(image.values).all():
         raise DataError(f"{path} holds NaN or infinite pixels: replace them before imaging.")
+    if np.abs(image.values).max() > _LARGEST_JY:
+        raise DataError(
+            f"{path} holds pixels beyond {_LARGEST_JY:g} Jy: its numbers or their scale (BSCALE, "
+            "BUNIT, beam) are damaged. Write it again in Jy/pixel."
+        )
     if npix is None and fov_uas is None:
         return image
     try:
@@ -141,8 +154,11 @@ def regrid_image(
     if not (math.isfinite(fov) and fov > 0):
         raise DataError(f"fov_uas is {fov_uas}; it must be positive, e.g. 160.")
     npix = max(round(fov / pixel), 1) if npix is None else npix
-    if npix < 1 or npix != int(npix):
-        raise DataError(f"npix is {npix}; it must be a positive whole number, e.g. 64.")
+    if not 1 <= npix <= _MOST_PIXELS or npix != int(npix):
+        raise DataError(
+            f"npix is {npix:g}; it must be a positive whole number up to {_MOST_PIXELS}, e.g. 64. "
+            "Without npix, fov_uas takes as many pixels as the image has on that width."
+        )
     rows, columns = (_overlap(n, pixel, int(npix), fov / npix) for n in image.shape)
     values = rows @ image.values @ columns.T
     total = float(np.abs(image.values).sum())
@@ -220,109 +236,23 @@ def _overlap(n_old: int, old: float, n_new: int, new: float) -> np.ndarray:
     return np.clip(upper - lower, 0, None) / old
 
 
-# ---------------------------------------------------------------- formats
-
-
-def _read_text(path: Path) -> xr.DataArray:
-    """ehtim's text format: `# KEY: value` lines, then one line of x, y, I, … a pixel."""
-    try:
-        lines = path.read_text(encoding="ascii").splitlines()
-        found = (re.match(r"#\s*([A-Z]+):\s*(.*)", line) for line in lines)
-        header = {match[1]: match[2] for match in found if match}
-        shape, width = [], []
-        for axis in "YX":
-            words = header[f"FOV{axis}"].split()
-            shape.append(int(words[0]))
-            width.append(float(words[2]) * _ARCSECOND / int(words[0]))
-        flux = [float(line.split()[2]) for line in lines if line.strip() and line[0] != "#"]
-        values = np.array(flux).reshape(shape)
-        attrs = {
-            "source": header["SRC"].strip(),
-            "ra_hours": _sexagesimal(header["RA"]),
-            "dec_degrees": _sexagesimal(header["DEC"]),
-            "frequency_hz": 1e9 * float(header["RF"].split()[0]),
-            "mjd": float(header["MJD"].split()[0]),
-        }
-    except (KeyError, IndexError, ValueError) as error:
+def _checked(
+    path: Path, values: np.ndarray, width: float, height: float, attrs: dict[str, Any]
+) -> xr.DataArray:
+    """The image, whose pixels are square and whose place on the sky is one."""
+    ranges = {"ra_hours": 24, "dec_degrees": 90, "frequency_hz": 1e20, "mjd": 1e7}
+    wrong = [name for name, most in ranges.items() if not abs(attrs.get(name, 0.0)) <= most]
+    if wrong:
         raise DataError(
-            f"{path} is neither FITS nor an ehtim text image ({type(error).__name__}: {error}). "
-            "The text format starts with '# SRC:', '# RA:', … '# FOVY:' and lists x, y, I a pixel."
-        ) from error
-    _check_square(path, width[1], width[0])
-    return make_image(values, width[1], **attrs)
-
-
-def _sexagesimal(text: str) -> float:
-    """'-28 deg 59 m 31.9 s' -> -28.99…; the sign counts for '-0 deg' too."""
-    whole, minutes, seconds = (float(word) for word in re.findall(r"[-+]?[\d.]+", text)[:3])
-    return math.copysign(abs(whole) + minutes / 60 + seconds / 3600, whole)
-
-
-def _read_fits(path: Path) -> xr.DataArray:
-    from astropy.io import fits
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with fits.open(path, memmap=False) as hdus:
-                plane = next(h for h in hdus if h.is_image and (h.header.get("NAXIS") or 0) >= 2)
-                header, values = plane.header, np.array(plane.data, dtype=float)
-    except Exception as error:  # astropy raises several types on broken files
-        raise DataError(
-            f"{path} cannot be read as a FITS image ({type(error).__name__}: {error}). It is "
-            "truncated, or holds no image."
-        ) from error
-    values = values.reshape(-1, *values.shape[-2:])[0]
-    step_x, step_y = _fits_steps(path, header)
-    _check_square(path, abs(step_x), abs(step_y))
-    unit = str(header.get("BUNIT", "JY/PIXEL")).strip().upper()
-    if unit == "JY/BEAM":
-        if not header.get("BMAJ") or not header.get("BMIN"):
-            raise DataError(f"{path} is in Jy/beam without BMAJ and BMIN: add them to its header.")
-        beam = math.pi * header["BMAJ"] * header["BMIN"] / (4 * math.log(2))
-        values = values * (math.degrees(abs(step_x)) * math.degrees(abs(step_y)) / beam)
-    elif unit not in ("JY/PIXEL", "JY/PIX"):
-        raise DataError(f"{path} is in {unit!r}; convert it to Jy/pixel or Jy/beam first.")
-    # Rows count from the first in the file: turn them so that north is up and east left.
-    values = values[::-1] if step_y > 0 else values
-    values = values[:, ::-1] if step_x > 0 else values
-    attrs: dict[str, Any] = {"source": str(header.get("OBJECT", "")).strip()}
-    right_ascension = header.get("OBSRA", header.get("CRVAL1"))
-    if right_ascension is not None:
-        attrs["ra_hours"] = float(right_ascension) / 15
-    declination = header.get("OBSDEC", header.get("CRVAL2"))
-    if declination is not None:
-        attrs["dec_degrees"] = float(declination)
-    third = header.get("CRVAL3") if str(header.get("CTYPE3", "")).startswith("FREQ") else None
-    frequency = header.get("FREQ", third)
-    if frequency is not None:
-        attrs["frequency_hz"] = float(frequency)
-    mjd = header.get("MJD", header.get("MJD-OBS"))
-    if mjd is not None:
-        attrs["mjd"] = float(mjd)
-    return make_image(values, abs(step_x), **attrs)
-
-
-def _fits_steps(path: Path, header: Any) -> tuple[float, float]:
-    """Pixel steps along right ascension and declination [rad]."""
-    from astropy import units
-
-    steps = []
-    for axis in (1, 2):
-        step = header.get(f"CDELT{axis}", header.get(f"CD{axis}_{axis}"))
-        if not step or header.get(f"CD{axis}_{3 - axis}"):
-            raise DataError(
-                f"{path} has no pixel size along axis {axis} (CDELT{axis}), or is rotated: "
-                "write it with CDELT1 and CDELT2, north up."
-            )
-        unit = units.Unit(str(header.get(f"CUNIT{axis}", "deg")).strip() or "deg")
-        steps.append(float((step * unit).to_value(units.rad)))
-    return steps[0], steps[1]
-
-
-def _check_square(path: Path, width: float, height: float) -> None:
+            f"{path}: {', '.join(wrong)} is out of range (hours to 24, degrees to 90, Hz, days "
+            "since 1858). Correct the header, or leave it out."
+        )
     if not math.isclose(width, height, rel_tol=1e-6):
         raise DataError(
             f"{path} has pixels of {width / MICROARCSECOND:.6g} x {height / MICROARCSECOND:.6g} "
             "uas; they must be square. Resample the image first."
         )
+    try:
+        return make_image(values, width, **attrs)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None

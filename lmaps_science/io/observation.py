@@ -32,6 +32,8 @@ from lmaps_science.io.files import DataError
 
 __all__ = ["make_observation"]
 
+_LARGEST_JY = 1e12
+_LONGEST = 1e15  # wavelengths
 _COLUMNS = ("time", "station1", "station2", "u", "v", "visibility", "sigma", "integration")
 
 
@@ -125,6 +127,18 @@ def _check(table: Mapping[str, np.ndarray], names: Sequence[str]) -> None:
         raise DataError(
             f"sigma is not a positive number for {where(~positive)}. Every visibility needs the "
             "standard deviation of its noise, in Jy; drop those without."
+        )
+    large = (np.abs(table["visibility"]) > _LARGEST_JY) | (sigma > _LARGEST_JY)
+    if large.any():
+        raise DataError(
+            f"{where(large)} are, or have errors, beyond {_LARGEST_JY:g} Jy, more than the Sun: "
+            "their scale or the file is damaged. Calibrate them to Jy."
+        )
+    far = np.hypot(table["u"], table["v"]) > _LONGEST
+    if far.any():
+        raise DataError(
+            f"{where(far)} lie beyond {_LONGEST:g} wavelengths, far outside of the solar system: "
+            "u and v are in wavelengths, not in metres or seconds."
         )
     unknown = {str(name) for side in (1, 2) for name in table[f"station{side}"]} - set(names)
     if unknown:

@@ -9,11 +9,13 @@ import os
 import pickle
 import re
 import warnings
+import zipfile
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from lmaps_science.io.files import DataError, atomic_write, require_file
+from lmaps_science.io.files import DataError, atomic_write, require_file, require_memory
 
 __all__ = ["read_tensors", "write_tensors"]
 
@@ -44,11 +46,10 @@ def read_tensors(path: str | os.PathLike[str], advice: str = "") -> Any:
     """
     path, advice = require_file(path), f" {advice}" if advice else ""
     with open(path, "rb") as file:
-        start = file.read(24)
+        start = file.read(4)
     if not start.startswith(_SIGNATURES):
-        raise DataError(
-            f"{path} was refused: it is no PyTorch file, it begins with {start!r}.{advice}"
-        )
+        raise DataError(f"{path} was refused: it is no PyTorch file.{advice}")
+    _check_archive(path, advice)
     try:
         with warnings.catch_warnings():  # of the pickle protocol of foreign files
             warnings.simplefilter("ignore")
@@ -63,6 +64,24 @@ def read_tensors(path: str | os.PathLike[str], advice: str = "") -> Any:
         ) from error
     except Exception as error:  # a parser says anything of a foreign file: it is unusable
         raise DataError(
-            f"{path} is truncated, damaged or no PyTorch file: it has {path.stat().st_size} bytes "
-            f"and begins with {start!r}.{advice}"
+            f"{path} is truncated, damaged or no PyTorch file, at {path.stat().st_size} bytes."
+            f"{advice}"
         ) from error
+
+
+def _check_archive(path: Path, advice: str) -> None:
+    """Refuse archives that unpack to more than they hold: PyTorch compresses nothing."""
+    if not zipfile.is_zipfile(path):
+        return  # of PyTorch before 1.6, or damaged
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+    except Exception as error:  # a parser says anything of a foreign file: it is unusable
+        raise DataError(
+            f"{path} is a damaged PyTorch file: its index is broken.{advice}"
+        ) from error
+    if unpacked > path.stat().st_size:
+        raise DataError(
+            f"{path} was refused: it is compressed, as PyTorch's own files never are.{advice}"
+        )
+    require_memory(path, "tensors", unpacked)

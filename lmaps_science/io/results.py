@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from lmaps_science.io.files import DataError, atomic_write, require_file
+from lmaps_science.io.files import DataError, atomic_write, names, require_file, require_memory
+from lmaps_science.io.hdf5 import check_hdf5
 
-__all__ = ["plain_json", "read_netcdf", "write_netcdf"]
+__all__ = ["plain_json", "read_netcdf", "require_result", "write_netcdf"]
 
 _JSON = "json:"
 _PART = "complex_part_of"
@@ -43,20 +45,60 @@ def read_netcdf(path: str | os.PathLike[str]) -> xr.Dataset:
     """Read a NetCDF file into memory; complex variables and attributes as they were written.
 
     Raises:
-        DataError: no such file, or not a complete NetCDF file.
+        DataError: no such file, not a complete NetCDF-4 file, or one larger than the memory.
     """
     path = require_file(path)
+    unreadable = (
+        f"{path} cannot be read as NetCDF-4: it is truncated, damaged or of another format. Write "
+        "it again."
+    )
+    try:
+        n_bytes = check_hdf5(path)
+    except DataError as error:
+        if str(error).endswith("it again."):
+            raise DataError(unreadable) from error
+        raise
+    require_memory(path, "arrays", n_bytes)
     try:
         # Units such as "hours" are physical here: xarray must not turn them into dates.
-        with xr.open_dataset(path, engine="h5netcdf", decode_times=False) as opened:
-            dataset = opened.load()
-    except (OSError, RuntimeError, ValueError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with xr.open_dataset(path, engine="h5netcdf", decode_times=False) as opened:
+                dataset = opened.load()
+        dataset.encoding = {}
+        return _decode(dataset)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    except Exception as error:  # of damaged files xarray and HDF5 say almost anything
+        raise DataError(unreadable) from error
+
+
+def require_result(data: xr.Dataset, where: object = "the dataset") -> None:
+    """Refuse datasets that are no reconstruction, such as NetCDF files of other programs.
+
+    Raises:
+        DataError: it lacks the samples' data misfit or noise levels, or attributes have other types
+            than ours.
+    """
+    shapes = {"sigma": 1, "misfit": 2}
+    wrong = [n for n, d in shapes.items() if n not in data or data[n].ndim != d or not data[n].size]
+    if "sample" not in data.sizes:
+        wrong.append("the dimension sample")
+    types: dict[str, type] = {"card": dict, "prior": dict, "kind": str, "verdict_reasons": list}
+    wrong += [
+        f"the attribute {n}" for n, t in types.items() if type(data.attrs.get(n, t())) is not t
+    ]
+    if "kind" in data.attrs:
+        best = data.attrs.get("best")
+        if type(best) is not int or not 0 <= best < data.sizes.get("sample", 0):
+            wrong.append("the attribute best")
+        if data.attrs.get("verdict", "good") not in ("good", "doubtful", "does not fit"):
+            wrong.append("the attribute verdict")
+    if wrong:
         raise DataError(
-            f"{path} cannot be read as NetCDF ({error}). It is truncated or of another format: "
-            "write it again."
-        ) from error
-    dataset.encoding = {}
-    return _decode(dataset)
+            f"{where} is not a result of this package: it lacks {', '.join(wrong)}, or has others "
+            "than ours. Give the result.nc of a run, or what problem.analyse returned."
+        )
 
 
 def _encode(dataset: xr.Dataset) -> xr.Dataset:
@@ -81,7 +123,13 @@ def _encode(dataset: xr.Dataset) -> xr.Dataset:
 def _decode(dataset: xr.Dataset) -> xr.Dataset:
     wholes = {str(v.attrs[_PART]) for v in dataset.variables.values() if _PART in v.attrs}
     for whole in sorted(wholes):
-        real, imag = dataset[f"{whole}_real"].variable, dataset[f"{whole}_imag"].variable
+        parts = [f"{whole}_real", f"{whole}_imag"]
+        if not all(part in dataset.variables for part in parts):
+            raise DataError(
+                f"it lacks a part of the complex variable {names([whole])}: write the file again "
+                "with write_netcdf."
+            )
+        real, imag = (dataset[part].variable for part in parts)
         joined = real.copy(data=real.values + 1j * imag.values)
         del joined.attrs[_PART]
         is_coordinate = f"{whole}_real" in dataset.coords
@@ -121,7 +169,13 @@ def _decode_attrs(attrs: dict[Any, Any]) -> dict[str, Any]:
     decoded: dict[str, Any] = {}
     for key, value in attrs.items():
         if isinstance(value, str) and value.startswith(_JSON):
-            value = json.loads(value[len(_JSON) :])
+            try:
+                value = json.loads(value[len(_JSON) :])
+            except (ValueError, RecursionError) as error:
+                raise DataError(
+                    f"the attribute {names([key])} is marked as JSON and is none: it was cut or "
+                    "changed. Write the file again with write_netcdf."
+                ) from error
         elif isinstance(value, np.generic):
             value = value.item()
         decoded[str(key)] = value

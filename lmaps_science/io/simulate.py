@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from lmaps_science.io.files import DataError, require_file, suggestion
+from lmaps_science.io.files import DataError, read_text, suggestion
 from lmaps_science.io.images import MICROARCSECOND, pixel_size_rad
 from lmaps_science.io.observation import make_observation
 from lmaps_science.io.uvfits import read_uvfits
@@ -20,6 +20,8 @@ from lmaps_science.io.uvfits import read_uvfits
 __all__ = ["array_names", "image_visibilities", "read_array", "simulate_observation"]
 
 _SPEED_OF_LIGHT = 299792458.0
+_MOST_BYTES, _MOST_STATIONS, _LONGEST_NAME = 1_000_000, 500, 40
+_LARGEST = 1e15  # m, Jy
 _EFFICIENCY = 0.88  # of two-bit sampling (EHT 2019, paper III)
 
 Stations = dict[str, np.ndarray]
@@ -161,7 +163,7 @@ def read_array(array: str | os.PathLike[str]) -> Stations:
     if str(array) in names:
         text = (resources.files("lmaps_science.io") / "arrays" / f"{array}.txt").read_text("utf-8")
     elif Path(array).exists():
-        text = require_file(array).read_text("utf-8")
+        text = read_text(array, _MOST_BYTES, "a text file of stations")
     else:
         raise DataError(
             f"there is no array {str(array)!r}.{suggestion(str(array).upper(), names)} Known: "
@@ -174,21 +176,29 @@ def read_array(array: str | os.PathLike[str]) -> Stations:
         if not words:
             continue
         try:
-            rows.append((words[0], [float(word) for word in words[1:5]]))
-            if len(rows[-1][1]) != 4 or not rows[-1][1][3] > 0:
-                raise ValueError("four numbers are needed, the last one positive")
-        except ValueError as error:
+            numbers = [float(word) for word in words[1:5]]
+            good = len(numbers) == 4 and numbers[3] > 0 and np.max(np.abs(numbers)) < _LARGEST
+            # On the Earth, or around it: a station in its centre has no elevation.
+            good = good and bool(np.any(numbers[:3])) and len(words[0]) <= _LONGEST_NAME
+        except ValueError:
+            good = False
+        if not good:
             raise DataError(
-                f"{array}, line {number}: {error}. A line reads: name x y z [m] SEFD [Jy], "
-                "e.g. AA 2225060.8 -5440059.6 -2481681.2 74"
-            ) from error
+                f"{array}, line {number}: it takes a name and four numbers, the last one positive: "
+                "name x y z [m] SEFD [Jy], e.g. AA 2225060.8 -5440059.6 -2481681.2 74"
+            )
+        rows.append((words[0], numbers))
+    if len(rows) > _MOST_STATIONS:
+        raise DataError(
+            f"{array} lists {len(rows)} stations; at most {_MOST_STATIONS} make a simulation."
+        )
     if len({name for name, _ in rows}) < max(len(rows), 3):
         raise DataError(f"{array} lists {len(rows)} stations; it takes three or more, each once.")
-    numbers = np.array([row for _, row in rows])
+    columns = np.array([row for _, row in rows])
     return {
         "name": np.array([name for name, _ in rows]),
-        "position": numbers[:, :3],
-        "sefd": numbers[:, 3],
+        "position": columns[:, :3],
+        "sefd": columns[:, 3],
     }
 
 

@@ -186,7 +186,7 @@ def _read_table(path: Path) -> tuple[Table, dict[str, np.ndarray], dict[str, Any
         raise
     except Exception as error:  # astropy and ehtim raise a dozen types on broken files
         raise DataError(
-            f"{path} cannot be read as uvfits ({type(error).__name__}: {error}). It is truncated, "
+            f"{path} cannot be read as uvfits ({type(error).__name__}). It is truncated, damaged "
             "or of another format: compare its size and checksum with the source."
         ) from error
     data, array = observed.data, observed.tarr
@@ -200,6 +200,7 @@ def _read_table(path: Path) -> tuple[Table, dict[str, np.ndarray], dict[str, Any
         "sigma": data["sigma"].astype(float),
         "integration": data["tint"].astype(float),
     }
+    _check_visibilities(path, table["visibility"])
     stations = {
         "name": array["site"].astype(str),
         "position": np.stack([array["x"], array["y"], array["z"]], axis=1),
@@ -264,6 +265,17 @@ def _check_records(path: Path, hdus: Any) -> None:
                 f"{path} holds {what}: {bad.sum()} of {len(bad)} records (first: number "
                 f"{np.argmax(bad)}). Flag them with a weight of zero."
             )
+
+
+def _check_visibilities(path: Path, visibility: np.ndarray) -> None:
+    """Refuse what no source gives: nothing at all, or no real part on any baseline."""
+    real = np.any(visibility.real != 0)
+    if not real:
+        what = "the real part of every visibility" if visibility.imag.any() else "every visibility"
+        raise DataError(
+            f"{path}: {what} is zero, which no source gives: a column was lost when the file was "
+            "written. Export or download it again."
+        )
 
 
 # ---------------------------------------------------------------- processing
@@ -331,6 +343,11 @@ def _fix_flux(
         flux = total if flux is None else flux
     scale = 1.0
     if zero_baselines == "rescale" and flux is not None and total is not None:
+        if total == 0:
+            raise DataError(
+                "most visibilities of the zero baselines are 0 Jy: they measure no flux, to which "
+                "they could be scaled. Flag them, or set zero_baselines to 'drop'."
+            )
         scale = flux / total
         table = dict(table)
         for name in ("visibility", "sigma"):

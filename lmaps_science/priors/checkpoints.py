@@ -6,6 +6,7 @@ No loader here executes code from a file.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lmaps_science.io.files import DataError, atomic_write, require_file, sha256
+from lmaps_science.io.files import DataError, atomic_write, require_file, require_memory, sha256
 from lmaps_science.io.pytorch import read_tensors
 from lmaps_science.priors.covariance import LowRankCovariance
 from lmaps_science.priors.networks import NetworkDenoiser, PreconditionedNetwork
@@ -132,8 +133,9 @@ def load_prior(
             raise ValueError(f"{path} carries its own configuration; omit config.")
         metadata = prior_info(path)
         state = _read_safetensors(path)
-        covariance = _named(path, _take_covariance, state, device, dtype)
         full = metadata["config"]
+        shape = tuple(full["image_shape"])
+        covariance = _named(path, _take_covariance, state, shape, device, dtype)
         value_range = value_range or tuple(metadata["value_range"])
     else:
         covariance = None
@@ -170,7 +172,7 @@ def prior_info(path: str | Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(_KEY)
     except (SafetensorError, OSError) as error:
-        raise DataError(_damaged(path, error)) from error
+        raise DataError(_damaged(path, "its header cannot be read")) from error
     if text is None:
         raise DataError(
             f"{path} is a safetensors file of another program: it lacks the "
@@ -181,9 +183,12 @@ def prior_info(path: str | Path) -> dict[str, Any]:
         complete = info["format"] == FORMAT and isinstance(info["config"], dict)
         newer = info["version"] > FORMAT_VERSION
         low, high = info["value_range"]
-        complete = complete and low < high and info["image_shape"] == info["config"]["image_shape"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(_damaged(path, error)) from error
+        complete = complete and -math.inf < low < high < math.inf
+        complete = complete and info["image_shape"] == info["config"]["image_shape"]
+        facts = ((info["description"], str), (info["training"], dict))
+        complete = complete and all(isinstance(value, kind) for value, kind in facts)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(_damaged(path, "its description is cut or changed")) from error
     if newer:
         raise DataError(
             f"{path} has format version {info['version']}, this release reads up to "
@@ -201,33 +206,45 @@ def _is_safetensors(path: Path) -> bool:
     return path.suffix == ".safetensors" or (len(start) == 9 and start[8:] == b"{")
 
 
-def _damaged(path: Path, reason: object) -> str:
-    with path.open("rb") as file:
-        start = file.read(24)
+def _damaged(path: Path, reason: str) -> str:
     return (
         f"{path} is truncated, damaged or not a prior: {reason}. It has {path.stat().st_size} "
-        f"bytes and begins with {start!r}; fetch it again and compare its sha256."
+        "bytes; fetch it again and compare its sha256."
     )
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    require_memory(path, "weights", path.stat().st_size)
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise DataError(_damaged(path, error)) from error
+    except Exception as error:  # also of types of numbers that this PyTorch does not have
+        raise DataError(_damaged(path, "its tensors cannot be read")) from error
 
 
 def _take_covariance(
-    state: dict[str, Tensor], device: torch.device | str, dtype: torch.dtype
+    state: dict[str, Tensor],
+    shape: tuple[int, ...],
+    device: torch.device | str,
+    dtype: torch.dtype,
 ) -> LowRankCovariance | None:
     """Take the covariance out of a file's tensors, where it has one."""
     if _COMPONENTS not in state or _VARIANCES not in state:
         return None
-    components = state.pop(_COMPONENTS).to(device, dtype)
+    components, variances = state.pop(_COMPONENTS), state.pop(_VARIANCES)
+    fits = components.ndim == 4 and tuple(components.shape[1:]) == shape
+    fits = fits and components.is_floating_point() and variances.is_floating_point()
+    if not fits or variances.shape != (len(components) + 1,):
+        raise ValueError(
+            f"the covariance has components of shape {tuple(components.shape)} and variances of "
+            f"shape {tuple(variances.shape)}; expected (r, C, H, W) of images {shape} and (r + 1,)."
+        )
+    components, variances = components.to(device, dtype), variances.to(device, dtype)
     # Half precision has left them a little too short or too long.
-    components = components / components.flatten(1).norm(dim=1)[:, None, None, None]
-    variances = state.pop(_VARIANCES).to(device, dtype)
+    norms = components.flatten(1).norm(dim=1)
+    if not bool((torch.isfinite(norms) & (norms > 0)).all()):
+        raise ValueError("a component of the covariance is zero or not finite: fetch it again.")
+    components = components / norms[:, None, None, None]
     return LowRankCovariance(components, variances[:-1], float(variances[-1]))
 
 
@@ -243,7 +260,16 @@ def _read_checkpoint(path: Path, weights: str) -> dict[str, Tensor]:
         if weights not in content:
             raise DataError(f"{path} holds no {weights!r} weights; try weights='net' or 'ema'.")
         content = content[weights]
-    return _named(path, normalise, content)
+    state: dict[str, Tensor] = _named(path, normalise, content)
+    # A tensor's sizes and strides may repeat a few stored numbers without end.
+    stored = path.stat().st_size
+    plain = all(v.layout == torch.strided and v.device.type == "cpu" for v in state.values())
+    if not plain or sum(v.numel() * v.element_size() for v in state.values()) > stored:
+        raise DataError(
+            f"{path} was refused: its tensors are larger than the file, or not stored in it. Save "
+            "the weights anew with torch.save({'ema': network.state_dict()}, path)."
+        )
+    return state
 
 
 def _named(path: Path, function: Any, *arguments: Any) -> Any:
@@ -252,3 +278,9 @@ def _named(path: Path, function: Any, *arguments: Any) -> Any:
         return function(*arguments)
     except ValueError as error:
         raise DataError(f"{path}: {error}") from error
+    except (TypeError, LookupError, ArithmeticError, RuntimeError, AttributeError) as error:
+        raise DataError(
+            f"{path}: its weights or its configuration contradict themselves "
+            f"({type(error).__name__}), so that they make no network. Fetch it again and compare "
+            "its sha256, or correct the configuration."
+        ) from error

@@ -161,6 +161,25 @@ PRECONDITIONINGS: dict[str, type[PreconditionedNetwork]] = {
 }
 
 
+# What an option may be, beyond its type. A configuration comes from a file: it must neither divide
+# by zero nor build for hours.
+_LARGEST, _LONGEST = 65536, 32
+_RANGES: dict[str, tuple[float, float]] = {
+    "num_blocks": (1, 64),
+    "channel_mult": (1e-3, 1024),
+    "channel_mult_emb": (1, 1024),
+    "channel_mult_noise": (1, 1024),
+    "dropout": (0, 1),
+    "resample_filter": (1e-6, 1e6),
+    "skip_scale": (1e-6, 1e6),
+    "sigma_data": (1e-6, 1e6),
+    "beta_d": (1e-6, 1e6),
+    "beta_min": (0, 1e6),
+    "c1": (1e-9, 1),
+    "c2": (0, 1e3),
+}
+
+
 def _options(function: Callable[..., Any]) -> set[str]:
     parameters = inspect.signature(function).parameters.values()
     return {p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
@@ -221,14 +240,25 @@ def build_network(config: Mapping[str, Any]) -> PreconditionedNetwork:
             "a shorter channel_mult or a smaller patch."
         )
     out_channels = config.get("out_channels", channels * patch**2)
+    if type(out_channels) is not int or out_channels > _LARGEST:
+        raise ValueError(
+            f"network config: out_channels must be a whole number up to {_LARGEST}, for example "
+            f"{channels * patch**2}."
+        )
     if out_channels < channels * patch**2:
         raise ValueError(
             f"network config: out_channels must be at least {channels * patch**2} "
             f"(image channels times patch squared), got {out_channels}."
         )
-    model = unet(channels * patch**2, out_channels, height // patch, **options)
     wrapped = {k: v for k, v in config.items() if k in wrapper_options}
-    return wrapper(model, config, patch, **wrapped)
+    try:
+        model = unet(channels * patch**2, out_channels, height // patch, **options)
+        return wrapper(model, config, patch, **wrapped)
+    except (TypeError, RuntimeError, ArithmeticError) as error:  # PyTorch's, of odd sizes
+        raise ValueError(
+            "network config: its numbers make no network: channels are whole and at least 4 at "
+            "every level, for example {'model_channels': 64, 'channel_mult': [1, 2, 2]}."
+        ) from error
 
 
 def _default(unet: Callable[..., nn.Module], name: str) -> Any:
@@ -255,18 +285,28 @@ def _check_types(config: Mapping[str, Any], *owners: Callable[..., Any]) -> None
             if parameter.kind is not inspect.Parameter.KEYWORD_ONLY or name not in config:
                 continue
             value, default = config[name], parameter.default
+            low, high = _RANGES.get(name, (0, _LARGEST))
             if isinstance(default, tuple):
-                good = isinstance(value, list | tuple) and all(_is_number(n) for n in value)
+                good = isinstance(value, list | tuple) and len(value) <= _LONGEST
+                good = good and all(_is_number(n) and low <= n <= high for n in value)
                 good = good and (len(value) > 0 or name == "attn_resolutions")
+                good = good and (name != "resample_filter" or len(value) % 2 == 0)
             elif isinstance(default, bool | str):
                 good = isinstance(value, type(default))
             elif isinstance(default, float):
-                good = _is_number(value) and value >= 0
+                good = _is_number(value) and low <= value <= high
             else:  # whole numbers; None where there is no default
-                good = (value is None and default is None) or (type(value) is int and value > 0)
+                low = max(low, 1)
+                good = type(value) is int and low <= value <= high
+                good = good or (value is None and default is None)
             if not good:
                 example = "a positive integer" if default is None else f"something like {default!r}"
-                raise ValueError(f"network config: {name} must be {example}, got {value!r}.")
+                given = repr(value)
+                given = given if len(given) <= 60 else f"{given[:57]}..."
+                raise ValueError(
+                    f"network config: {name} must be {example} (from {low:g} to {high:g}), got "
+                    f"{given}."
+                )
 
 
 def _is_number(value: Any) -> bool:
@@ -275,11 +315,12 @@ def _is_number(value: Any) -> bool:
 
 def _image_shape(config: Mapping[str, Any]) -> tuple[int, int, int]:
     shape = config.get("image_shape", ())
-    whole = isinstance(shape, list | tuple) and all(type(n) is int and n > 0 for n in shape)
-    if not whole or len(shape) != 3:
+    whole = isinstance(shape, list | tuple) and len(shape) == 3
+    if not whole or not all(type(n) is int and 0 < n <= _LARGEST for n in shape):
+        given = repr(shape)[:60]
         raise ValueError(
-            f"network config: image_shape must be three positive integers [C, H, W], "
-            f"got {shape!r}; for example [1, 64, 64]."
+            f"network config: image_shape must be three positive integers [C, H, W] up to "
+            f"{_LARGEST}, got {given}; for example [1, 64, 64]."
         )
     return shape[0], shape[1], shape[2]
 

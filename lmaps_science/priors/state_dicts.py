@@ -13,6 +13,8 @@ from lmaps_science.priors.networks import PreconditionedNetwork, build_network
 
 StateDict = Mapping[str, Tensor]
 
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_MOST_STAGES = 1000
 _WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
 _CONDITIONAL = ("model.map_label.weight", "model.label_emb.weight")
 _UNUSED = ("model.map_augment.weight",)  # augmentation labels are zero outside training
@@ -108,7 +110,12 @@ def load_weights(
         for name, shape in expected.items()
         if name in named and named[name].shape != shape
     ]
-    faults = {"missing": missing, "unexpected": surplus, "of the wrong shape": wrong}
+    wrong += [
+        f"{name} of {named[name].dtype}"
+        for name in expected
+        if name in named and named[name].dtype not in _FLOATS
+    ]
+    faults = {"missing": missing, "unexpected": surplus, "of the wrong shape or type": wrong}
     if any(faults.values()):
         text = "; ".join(f"{len(v)} {kind}: {_some(v)}" for kind, v in faults.items() if v)
         raise ValueError(
@@ -251,6 +258,9 @@ def _infer_adm(named: StateDict, given: Mapping[str, Any]) -> dict[str, Any]:
     base = _shape(named, "model.time_embed.0.weight")[1]
     stem, in_channels = _shape(named, "model.input_blocks.0.0.weight")[:2]
     stages = 1 + max(int(n.split(".")[2]) for n in named if n.startswith("model.input_blocks."))
+
+    if stages > _MOST_STAGES:
+        raise ValueError(f"the ADM state dict names {stages} stages; it is damaged.")
 
     def holds(stage: int, layers: Iterable[int], part: str) -> bool:
         return any(f"model.output_blocks.{stage}.{k}.{part}" in named for k in layers)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lmaps_science.io.files import DataError, require_file
+from lmaps_science.io.files import DataError, require_memory
 from lmaps_science.io.kspace.slices import Source
+from lmaps_science.io.npy import read_npy
 
 __all__ = ["Arrays", "open_npy"]
 
@@ -36,6 +38,7 @@ class Arrays(Source):
                 f"{where}: k-space has shape {tuple(kspace.shape)}, expected (coils, H, W) or "
                 "(slices, coils, H, W). Of a single coil add its axis, e.g. k[None]."
             )
+        self._where = where
         self.format, self._kspace, self._companions = format, kspace, {"maps": maps, "mask": mask}
         self.length = kspace.shape[0] if len(kspace.shape) == 4 else 1
         self.shape = tuple(kspace.shape[-3:])
@@ -49,13 +52,24 @@ class Arrays(Source):
         if maps is not None:
             arrays["maps"] = self._slice(maps, index)
         if mask is not None:
+            self._check_size(mask.shape, mask.dtype, "a mask")
             arrays["mask"] = np.asarray(mask)
         return arrays
 
-    @staticmethod
-    def _slice(array: Any, index: int) -> np.ndarray:
+    def _slice(self, array: Any, index: int) -> np.ndarray:
         whole = len(array.shape) != 4
+        self._check_size(array.shape if whole else array.shape[1:], array.dtype, "a slice")
+        if not whole and len(array) not in (1, self.length):
+            raise DataError(
+                f"{self._where}: there are {len(array)} sets of coil maps for {self.length} "
+                "slices; give one set, or one for each slice."
+            )
         return np.asarray(array[()] if whole else array[index if len(array) > 1 else 0])
+
+    def _check_size(self, shape: tuple[int, ...], dtype: np.dtype, what: str) -> None:
+        sizes = " x ".join(map(str, shape))
+        n_bytes = math.prod(map(int, shape)) * dtype.itemsize
+        require_memory(self._where, f"{what} of {sizes} values", n_bytes)
 
     def close(self) -> None:
         """Close the file below, if there is one."""
@@ -65,12 +79,4 @@ class Arrays(Source):
 
 def open_npy(path: Path) -> Arrays:
     """A NumPy file of k-space, mapped into memory."""
-    try:
-        array = np.load(require_file(path), mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:  # NumPy advises to unpickle: do not pass it on
-        if isinstance(error, DataError):
-            raise
-        raise DataError(
-            f"{path} is not a whole NumPy file of numbers: write it with np.save, or copy it again."
-        ) from error
-    return Arrays(path, "NumPy array", array)
+    return Arrays(path, "NumPy array", read_npy(path))

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lmaps_science.io.files import DataError, atomic_write, require_file
+from lmaps_science.io.files import DataError, atomic_write, read_text
 from lmaps_science.io.kspace.arrays import Arrays
 
 __all__ = ["open_cfl", "read_cfl", "write_cfl"]
 
+_MOST_BYTES = 100_000  # of a header: some lines of comments and one of numbers
 COIL, IMAGE_DIMS = 3, 3  # dimensions 0-2 are spatial, the next is that of the coils
 
 
@@ -25,17 +27,21 @@ def read_cfl(path: str | os.PathLike[str]) -> np.ndarray:
     for part in (data, header):
         if not part.exists():
             raise DataError(f"{part}: no such file; a BART array is a .cfl and a .hdr together.")
-    text = require_file(header).read_text(encoding="ascii", errors="replace").splitlines()
+    text = read_text(header, _MOST_BYTES, "a BART header", "latin-1").splitlines()
     lines = [line for line in text if line.strip() and not line.startswith("#")]
     try:
         sizes = [int(word) for word in lines[0].split()]
-    except (IndexError, ValueError) as error:
+        good = len(sizes) <= 16 and all(0 < size < 2**63 for size in sizes)
+    except (IndexError, ValueError):
+        good = False
+    if not good:
         raise DataError(
-            f"{header}: expected a line of whole numbers, the sizes of the dimensions."
-        ) from error
+            f"{header}: expected a line of up to 16 positive whole numbers, the sizes of the "
+            "dimensions, e.g. 256 256 1 8."
+        )
     sizes = sizes + [1] * (16 - len(sizes))
-    expected, have = 8 * int(np.prod(sizes, dtype=np.int64)), data.stat().st_size
-    if expected != have or min(sizes) < 1:
+    expected, have = 8 * math.prod(sizes), data.stat().st_size
+    if expected != have:
         raise DataError(
             f"{data} has {have} bytes, its header's sizes {sizes} make {expected} (complex64): one "
             "of the two is truncated or from another array."
@@ -77,4 +83,5 @@ def open_cfl(path: Path) -> Arrays:
         )
     order = [*further[:1], COIL, *spatial]
     moved = array.transpose(*order, *(d for d in range(len(sizes)) if d not in order))
+    path = path.with_suffix(".cfl")
     return Arrays(path, "BART cfl", moved.reshape(moved.shape[: len(order)]))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
 import h5py
 
-from lmaps_science.io.files import DataError, require_file
+from lmaps_science.io.files import DataError, names
+from lmaps_science.io.hdf5 import array, member, open_hdf5_file, text
 from lmaps_science.io.kspace.arrays import Arrays
-from lmaps_science.io.kspace.raw import ISMRMRD
+from lmaps_science.io.kspace.raw import ISMRMRD, MOST_HEADER
 from lmaps_science.io.kspace.slices import Source
 
 __all__ = ["open_hdf5", "open_map_file"]
@@ -18,62 +20,81 @@ __all__ = ["open_hdf5", "open_map_file"]
 
 def open_hdf5(path: Path) -> Source:
     """fastMRI's `kspace` (slices, coils, readout, phase), or a dataset of ISMRMRD acquisitions."""
-    file = _open(path)
-    if "kspace" in file:
-        kspace = file["kspace"]
-        return Arrays(
-            path,
-            "fastMRI HDF5",
-            kspace,
-            maps=_first(file, "s_maps", "sens_maps"),
-            mask=_first(file, "mask"),
-            voxel_mm=_voxel_mm(file, kspace.shape),
-            close=file.close,
-        )
-    groups = [n for n, g in file.items() if isinstance(g, h5py.Group) and "data" in g]
-    keys = ", ".join(file) or "nothing"
+    file = open_hdf5_file(path)
+    try:
+        kspace = array(file, "kspace")
+        if kspace is not None:
+            return Arrays(
+                path,
+                "fastMRI HDF5",
+                kspace,
+                maps=_first(file, "s_maps", "sens_maps"),
+                mask=array(file, "mask"),
+                voxel_mm=_voxel_mm(file, kspace.shape),
+                close=file.close,
+            )
+        keys = _keys(path, file)
+        groups = [name for name in keys if _has_data(file, name)]
+    except BaseException:
+        file.close()
+        raise
     file.close()
     if groups:
         return ISMRMRD(path, groups[0])
     raise DataError(
-        f"{path} holds {keys}; expected `kspace` (fastMRI) or a group with acquisitions in `data` "
-        "(ISMRMRD)."
+        f"{path} holds {names(keys)}; expected `kspace` (fastMRI) or a group with acquisitions in "
+        "`data` (ISMRMRD)."
     )
 
 
 def open_map_file(path: Path) -> Arrays:
     """Coil maps of an HDF5 file, `s_maps` (slices, coils, H, W)."""
-    file = _open(path)
-    maps = _first(file, "s_maps", "sens_maps", "maps")
-    if maps is None:
-        keys = ", ".join(file) or "nothing"
-        file.close()
-        raise DataError(f"{path} holds {keys}; expected coil maps, `s_maps`.")
-    return Arrays(path, "coil maps", maps, close=file.close)
-
-
-def _open(path: Path) -> h5py.File:
+    file = open_hdf5_file(path)
     try:
-        return h5py.File(require_file(path), "r")
-    except OSError as error:
-        reason = "truncated" if "truncated" in str(error) else "not an HDF5 file, or a damaged one"
-        raise DataError(f"{path} is {reason}: copy or download it again.") from error
+        maps = _first(file, "s_maps", "sens_maps", "maps")
+        if maps is None:
+            raise DataError(
+                f"{path} holds {names(_keys(path, file))}; expected coil maps, `s_maps`."
+            )
+        return Arrays(path, "coil maps", maps, close=file.close)
+    except BaseException:
+        file.close()
+        raise
 
 
-def _first(file: h5py.File, *names: str) -> Any:
-    return next((file[name] for name in names if name in file), None)
+def _keys(path: Path, file: h5py.File) -> list[str]:
+    try:
+        return list(file)
+    except Exception as error:
+        raise DataError(f"{path} is a damaged HDF5 file: copy or download it again.") from error
+
+
+def _has_data(file: h5py.File, name: str) -> bool:
+    try:
+        elsewhere = isinstance(file.get(name, getlink=True), h5py.ExternalLink)
+    except Exception:  # of a damaged name or link
+        return False
+    if elsewhere:
+        return False
+    return isinstance(member(file, name), h5py.Group) and array(file, f"{name}/data") is not None
+
+
+def _first(file: h5py.File, *keys: str) -> Any:
+    found = (array(file, name) for name in keys)
+    return next((dataset for dataset in found if dataset is not None), None)
 
 
 def _voxel_mm(file: h5py.File, shape: tuple[int, ...]) -> tuple[float, float] | None:
     """Voxel size along (readout, phase) from the header: the encoded field of view / samples."""
-    if "ismrmrd_header" not in file:
-        return None
     try:
-        root = ET.fromstring(file["ismrmrd_header"][()])
+        header = text(file, "ismrmrd_header", MOST_HEADER)
+        if header is None or b"<!ENTITY" in header:
+            return None
+        root = ET.fromstring(header)
         fov = root.find("./{*}encoding/{*}encodedSpace/{*}fieldOfView_mm")
         assert fov is not None
         lengths = [float(fov.findtext(f"{{*}}{axis}") or "nan") for axis in "xy"]
-    except (ET.ParseError, AssertionError, ValueError):
-        return None  # a header without geometry: k-space is whole all the same
-    sizes = [length / n for length, n in zip(lengths, shape[-2:], strict=True)]
-    return (sizes[0], sizes[1]) if all(s > 0 for s in sizes) else None
+        sizes = [length / n for length, n in zip(lengths, shape[-2:], strict=True)]
+    except Exception:  # a header without geometry: k-space is whole all the same
+        return None
+    return (sizes[0], sizes[1]) if all(0 < s < math.inf for s in sizes) else None

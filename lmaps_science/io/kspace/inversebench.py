@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from lmaps_science.io.files import DataError
+from lmaps_science.io.files import DataError, require_memory
+from lmaps_science.io.kspace.lmdb_pages import read_lmdb
 from lmaps_science.io.kspace.slices import Source
 
 __all__ = ["InverseBenchLMDB"]
 
-PARTS = {"kspace": "kspace", "s_maps": "maps", "mvue": "mvue"}
+PARTS = {"kspace": "kspace", "maps": "s_maps", "mvue": "mvue"}
 
 
 class InverseBenchLMDB(Source):
@@ -28,7 +28,7 @@ class InverseBenchLMDB(Source):
 
     def __init__(self, folder: Path, shape: tuple[int, int] | None):
         self._folder, self._databases = folder, _databases(folder)
-        self.length = self._databases["kspace"].stat()["entries"]
+        self.length = len(self._databases["kspace"])
         if self.length == 0:
             raise DataError(f"{folder / 'kspace'} holds no slice.")
         self.holds = tuple(self._databases)
@@ -40,6 +40,8 @@ class InverseBenchLMDB(Source):
                 )
             side = math.isqrt(self._values("mvue", 0).size)
             shape = (side, side)
+        if min(shape) < 1:
+            raise DataError(f"{folder}: images of {shape[0]} x {shape[1]} pixels hold nothing.")
         self._image_shape = shape
         self.shape = self._array("kspace", 0).shape
 
@@ -61,36 +63,26 @@ class InverseBenchLMDB(Source):
         return values.reshape(-1, height, width)
 
     def _values(self, name: str, index: int) -> np.ndarray:
-        with self._databases[name].begin() as transaction:
-            value = transaction.get(str(index).encode())
+        value = self._databases[name].get(str(index).encode())
         if value is None or len(value) % 8:
             raise DataError(
                 f"{self._folder}, {name} has no complex64 array under the key {index}: the keys "
                 "are 0, 1, ... in each database."
             )
-        return np.frombuffer(value, dtype=np.complex64)
+        require_memory(self._folder / PARTS[name] / "data.mdb", f"{name} {index}", len(value))
+        return np.frombuffer(value.tobytes(), dtype=np.complex64)
 
     def close(self) -> None:
-        """Close the databases."""
-        for database in self._databases.values():
-            database.close()
+        """Let go of the databases."""
+        self._databases = {}
 
 
-def _databases(folder: Path) -> dict[str, Any]:
-    try:
-        import lmdb
-    except ImportError as error:
-        raise ImportError(
-            "Reading LMDB databases needs lmdb: pip install 'lmaps-science[mri]'."
-        ) from error
+def _databases(folder: Path) -> dict[str, dict[bytes, memoryview]]:
     found = {}
-    for part, name in PARTS.items():
+    for name, part in PARTS.items():
         if not (folder / part).is_dir():
             continue
-        try:
-            found[name] = lmdb.open(str(folder / part), readonly=True, lock=False, create=False)
-        except lmdb.Error as error:
-            raise DataError(f"{folder / part} is not an LMDB database ({error}).") from error
+        found[name] = read_lmdb(folder / part)
     if "kspace" not in found:
         raise DataError(
             f"{folder} is a folder without kspace/: expected InverseBench's, with the databases "

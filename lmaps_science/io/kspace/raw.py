@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lmaps_science.io.files import DataError
+from lmaps_science.io.files import DataError, require_memory
+from lmaps_science.io.hdf5 import MOST_SCANNED, array, check_lengths, open_hdf5_file, text
 from lmaps_science.io.kspace.slices import Source
 
-__all__ = ["ISMRMRD"]
+__all__ = ["ISMRMRD", "MOST_HEADER"]
 
+MOST_HEADER = 1_000_000  # bytes of XML
 # What tells one image of a scan from another; averages of the same line are averaged.
 IMAGE_COUNTERS = ("slice", "contrast", "phase", "repetition", "set")
 
@@ -33,12 +37,21 @@ class ISMRMRD(Source):
 
     def __init__(self, path: Path, group: str):
         self._path, self._library = path, _ismrmrd()
+        _check_group(path, group)
         self._file = self._library.File(str(path), mode="r")
         try:
-            self._index(group)
-        except BaseException:
+            with warnings.catch_warnings():  # of numbers in the header that are none
+                warnings.simplefilter("ignore")
+                self._index(group)
+        except BaseException as error:
             self._file.close()
-            raise
+            if isinstance(error, DataError) or not isinstance(error, Exception):
+                raise
+            raise DataError(  # the library says almost anything of what it does not expect
+                f"{path}, {group} holds no ISMRMRD acquisitions with a header that can be read "
+                f"({type(error).__name__}): it is damaged or of another program. Copy it again, or "
+                "convert it with the tools of ismrmrd."
+            ) from error
 
     def _index(self, group: str) -> None:
         dataset = self._file[group]
@@ -65,8 +78,12 @@ class ISMRMRD(Source):
             raise DataError(f"{self._path} has acquisitions of {coils.tolist()} coils; expected 1.")
         height, width = int(space.matrixSize.x), int(space.matrixSize.y)
         self.shape = (int(coils[0]), height, width)
+        if min(self.shape) < 1:
+            raise DataError(f"{self._path} declares slices of {self.shape} (coils, H, W): empty.")
+        what = f"slices of {coils[0]} coils, {height} x {width}"
+        require_memory(self._path, what, 8 * math.prod(self.shape))
         fov = space.fieldOfView_mm
-        if fov.x > 0 and fov.y > 0:
+        if 0 < fov.x < math.inf and 0 < fov.y < math.inf:
             self.voxel_mm = (float(fov.x) / height, float(fov.y) / width)
         limits = getattr(encoding.encodingLimits, "kspace_encoding_step_1", None)
         self._centre_line = width // 2 if limits is None else int(limits.center)
@@ -90,7 +107,8 @@ class ISMRMRD(Source):
         keys = np.stack([heads["idx"][name][images] for name in IMAGE_COUNTERS], axis=1)
         _, which = np.unique(keys, axis=0, return_inverse=True)
         which = which.reshape(-1)
-        self._members = [images[which == i] for i in range(int(which.max()) + 1)]
+        order, counts = np.argsort(which, kind="stable"), np.bincount(which)
+        self._members = np.split(images[order], np.cumsum(counts)[:-1])
         self.length = len(self._members)
         return images
 
@@ -108,9 +126,11 @@ class ISMRMRD(Source):
             samples = acquisition.data
             if acquisition.is_flag_set(self._library.ACQ_IS_REVERSE):
                 samples = samples[:, ::-1]
-            kspace[:, rows, column] += samples
+            with np.errstate(all="ignore"):  # what is not finite is refused later
+                kspace[:, rows, column] += samples
             count[rows, column] += 1
-        return {"kspace": kspace / np.maximum(count, 1), "mask": count > 0}
+        with np.errstate(all="ignore"):
+            return {"kspace": kspace / np.maximum(count, 1), "mask": count > 0}
 
     def _place(self, acquisition: Any) -> tuple[slice, int]:
         """Where a readout goes: its rows, and its column."""
@@ -128,6 +148,60 @@ class ISMRMRD(Source):
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def _check_group(path: Path, group: str) -> None:
+    """What the library takes for granted: acquisitions in `data`, and an XML text in `xml`."""
+    check_lengths(path)
+    with open_hdf5_file(path) as file:
+        data, xml = array(file, f"{group}/data"), text(file, f"{group}/xml", MOST_HEADER)
+        columns = data.dtype.names or () if data is not None else ()
+        if data is None or xml is None or not {"head", "data"} <= set(columns) or data.ndim != 1:
+            raise DataError(
+                f"{path}, {group} lacks the header (`xml`) or the acquisitions (`data`, one row of "
+                "`head`, `traj` and `data` for each readout): it is no ISMRMRD file of raw data."
+            )
+        require_memory(path, f"{data.size} acquisitions", data.size * data.dtype.itemsize)
+        try:
+            sound = _sound_rows(path, data)
+        except Exception:
+            sound = False
+        if not sound:
+            raise DataError(
+                f"{path}, {group}: the acquisitions are damaged: copy or download the file again."
+            )
+        # Entities can name other files, and grow without end.
+        if b"<!DOCTYPE" in xml or b"<!ENTITY" in xml:
+            raise DataError(
+                f"{path}, {group}: the header has a document type of its own, which is not read. "
+                "Write it anew as plain XML."
+            )
+
+
+def _sound_rows(path: Path, data: Any) -> bool:
+    """Whether no readout is longer than the file; of large files only the size is looked at.
+
+    HDF5 believes a readout's length, 4 bytes in its row, and allocates gigabytes.
+    """
+    size = path.stat().st_size
+    if data.id.get_create_plist().get_nfilters() or size > MOST_SCANNED:
+        return True
+    places: list[tuple[int, int]] = []
+    if data.chunks is None:
+        places.append((data.id.get_offset() or 0, data.id.get_storage_size()))
+    else:
+        data.id.chunk_iter(lambda chunk: places.append((chunk.byte_offset, chunk.size)))
+    content, row = path.read_bytes(), data.dtype.itemsize
+    for start, length in places:
+        if start + length > size:
+            return False
+        rows = np.frombuffer(content, np.uint8, length // row * row, start).reshape(-1, row)
+        for name in {"traj", "data"} & set(data.dtype.names):
+            at = data.dtype.fields[name][1]
+            lengths = rows[:, at : at + 4].copy().view("<u4").astype(np.int64)
+            if (4 * lengths > size).any():
+                return False
+    return True
 
 
 def _ismrmrd() -> Any:

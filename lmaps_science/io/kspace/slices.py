@@ -98,8 +98,12 @@ class KSpaceFile:
             arrays = self._source.read(index)
             if self._maps is not None:
                 arrays["maps"] = self._maps.read(index % self._maps.length)["kspace"]
-        except OSError as error:
-            raise DataError(f"{where} is damaged ({error}): copy or download it again.") from error
+        except DataError:
+            raise
+        except Exception as error:  # HDF5 says many things of damage
+            raise DataError(
+                f"{where} is damaged ({type(error).__name__}): copy or download it again."
+            ) from error
         arrays["kspace"] = checked_kspace(where, arrays["kspace"])
         _check_companions(where, arrays)
         if self._crop and self._source.shape[1:] != CROP:
@@ -153,6 +157,8 @@ def checked_kspace(where: str, kspace: np.ndarray) -> np.ndarray:
             "numbers in the last axis make it by k[..., 0] + 1j * k[..., 1]; an image is not "
             "k-space."
         )
+    with np.errstate(over="ignore", invalid="ignore"):
+        kspace = np.ascontiguousarray(kspace, dtype=np.complex64)
     bad = ~np.isfinite(kspace)
     if bad.any():
         raise DataError(
@@ -161,7 +167,7 @@ def checked_kspace(where: str, kspace: np.ndarray) -> np.ndarray:
         )
     if not kspace.any():
         raise DataError(f"{where}: k-space is zero everywhere: nothing was measured.")
-    return np.ascontiguousarray(kspace, dtype=np.complex64)
+    return kspace
 
 
 def _check_companions(where: str, arrays: dict[str, np.ndarray]) -> None:
@@ -177,6 +183,8 @@ def _check_companions(where: str, arrays: dict[str, np.ndarray]) -> None:
         arrays["maps"] = np.ascontiguousarray(maps, dtype=np.complex64)
     if "mask" in arrays:
         mask = np.asarray(arrays["mask"])
+        if mask.dtype.kind not in "biuf":
+            raise DataError(f"{where}: the mask has dtype {mask.dtype}, expected 0 and 1.")
         if mask.ndim == 1:
             mask = mask[None]  # a line mask of fastMRI: one value for each column
         if mask.ndim != 2 or mask.shape[0] not in (1, height) or mask.shape[1] not in (1, width):
@@ -186,6 +194,11 @@ def _check_companions(where: str, arrays: dict[str, np.ndarray]) -> None:
             )
         arrays["mask"] = np.broadcast_to(mask != 0, (height, width)).copy()
     if "mvue" in arrays:
+        if arrays["mvue"].size != height * width:
+            raise DataError(
+                f"{where}: the image mvue has {arrays['mvue'].size} pixels, the k-space {height} x "
+                f"{width}; expected an image of the same size."
+            )
         arrays["mvue"] = np.asarray(arrays["mvue"], dtype=np.complex64).reshape(height, width)
 
 

@@ -169,7 +169,10 @@ def difference(a: Any, b: Any, name: str) -> str | None:
     if isinstance(a, (Tensor, np.ndarray)):
         if tuple(a.shape) != tuple(b.shape):
             return f"{name} has shapes {tuple(a.shape)} and {tuple(b.shape)}"
-        same = torch.equal(a, b) if isinstance(a, Tensor) else np.array_equal(a, b, equal_nan=True)
+        if isinstance(a, Tensor):
+            same = torch.equal(*(x.to_dense() if x.layout != torch.strided else x for x in (a, b)))
+        else:
+            same = np.array_equal(a, b)
         return None if same else f"{name} differs"
     if isinstance(a, torch.nn.Module):
         return difference(dict(a.state_dict()), dict(b.state_dict()), name)

@@ -124,7 +124,7 @@ def verdict(figure: Any, data: xr.Dataset) -> None:
     word = data.attrs.get("verdict")
     if word is None:
         return
-    colour = {"good": "0.35", "doubtful": "#b36b00", "does not fit": "#b00020"}[word]
+    colour = {"doubtful": "#b36b00", "does not fit": "#b00020"}.get(word, "0.35")
     reasons = list(data.attrs.get("verdict_reasons", ()))
     rest = f"; {len(reasons) - 2} more in summary.txt" if len(reasons) > 2 else ""
     first = f"{word}: {'; '.join(reasons[:2])}{rest}" if reasons else word

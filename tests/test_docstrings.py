@@ -23,5 +23,5 @@ def test_docstrings_are_of_one_dialect(file):
         assert "``" not in text, f"{where}: write `name`, in single backticks"
         roles = set(re.findall(r":(\w+):`", text)) - {"math"}
         assert not roles, f"{where}: write `name` instead of the roles {roles}"
-        wrong = re.findall(r"^\s*(Parameters|Return|Arguments|Note|Yield)s?:?\n\s*-{3,}", text, re.M)
+        wrong = re.findall(r"^\s*(\w+):?\n\s*-{3,}$", text, re.M)
         assert not wrong, f"{where}: NumPy's sections; write Args:, Returns:, Raises:"

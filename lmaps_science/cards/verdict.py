@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["LEVELS", "Check", "judge"]
+__all__ = ["LEVELS", "NOT_JUDGED", "Check", "judge"]
 
 LEVELS = ("good", "doubtful", "does not fit")
+NOT_JUDGED = "not judged"
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,12 @@ class Check:
 
 
 def judge(checks: Iterable[Check]) -> tuple[str, list[str]]:
-    """The verdict, the worst level of all checks, and its reasons; all of them when it is good."""
+    """The verdict, the worst level of all checks, and its reasons; all of them when it is good.
+
+    Without a check the result is "not judged".
+    """
     found = list(checks)
-    worst = max((check.level for check in found), default=0)
+    if not found:
+        return NOT_JUDGED, ["this kind of problem has no checks"]
+    worst = max(check.level for check in found)
     return LEVELS[worst], [str(check) for check in found if check.level == worst]

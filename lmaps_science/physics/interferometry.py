@@ -67,7 +67,9 @@ class Visibilities(LinearOperator):
         return cls(u, v, npix, fov / npix, **options)
 
     def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+        self,
+        device: torch.device | str | torch.dtype | None = None,
+        dtype: torch.dtype | None = None,
     ) -> Visibilities:
         """Copy on `device` in `dtype`, its tables computed anew in double precision."""
         moved = super().to(device=device, dtype=dtype)

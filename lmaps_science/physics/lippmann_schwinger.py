@@ -87,7 +87,9 @@ class FullWaveScattering(Operator):
         self.receivers = Receivers(self.geometry, self.receiver_tolerance, dtype, device)
 
     def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+        self,
+        device: torch.device | str | torch.dtype | None = None,
+        dtype: torch.dtype | None = None,
     ) -> FullWaveScattering:
         """Copy on `device` in `dtype`; tables of another precision are computed anew."""
         moved = super().to(device=device, dtype=dtype)

@@ -56,7 +56,9 @@ class MultiCoilMRI(LinearOperator):
         self._build()
 
     def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+        self,
+        device: torch.device | str | torch.dtype | None = None,
+        dtype: torch.dtype | None = None,
     ) -> MultiCoilMRI:
         """Copy on `device` in `dtype`, its tables computed anew in double precision."""
         moved = super().to(device=device, dtype=dtype)

@@ -49,7 +49,9 @@ class BornScattering(LinearOperator):
         self.incident = torch.stack(self.receivers.split(fields))  # (g, 2 n_tx, h)
 
     def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+        self,
+        device: torch.device | str | torch.dtype | None = None,
+        dtype: torch.dtype | None = None,
     ) -> BornScattering:
         """Copy on `device` in `dtype`; tables of another precision are computed anew."""
         moved = super().to(device=device, dtype=dtype)

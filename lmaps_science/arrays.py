@@ -135,13 +135,24 @@ class Movable:
     """Base of objects that hold tensors: `.to(device, dtype)` gives a moved copy."""
 
     def to(
-        self: Self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+        self: Self,
+        device: torch.device | str | torch.dtype | None = None,
+        dtype: torch.dtype | None = None,
     ) -> Self:
         """Copy with every tensor attribute moved; see `move`.
 
+        A dtype alone may stand first, as in PyTorch: `problem.to(torch.float64)`.
+
         Raises:
-            TypeError: `dtype` is not a real floating-point one.
+            TypeError: `dtype` is not a real floating-point one, or was given twice.
         """
+        if isinstance(device, torch.dtype):
+            if dtype is not None:
+                raise TypeError(
+                    f"{type(self).__name__}.to: got two dtypes, {device} and {dtype}; the first "
+                    'is the device\'s place, e.g. to("cpu", torch.float64).'
+                )
+            device, dtype = None, device
         if dtype is not None and not dtype.is_floating_point:
             raise TypeError(
                 f"{type(self).__name__}.to: expected a real floating-point dtype, got {dtype}; "

@@ -5,14 +5,13 @@ Everything heavy is imported inside the commands, so that `lmaps --help` answers
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from lmaps_science.cards.registry import kinds, recipes
-from lmaps_science.commands import DEBUG, PLAIN, reported
+from lmaps_science.commands import DEBUG, PLAIN, Force, OnceCommand, reported
 
 app = typer.Typer(
     help="Reconstruct scientific images from indirect measurements with diffusion priors.",
@@ -52,7 +51,9 @@ def main(
 @reported
 def run(
     card: Annotated[str, typer.Argument(help="A problem (see `lmaps problems`), or a YAML file.")],
-    out: Annotated[Path, typer.Option(help="Folder for the results; made if missing.")],
+    out: Annotated[
+        str, typer.Option(metavar="FOLDER", help="Folder for the results; made if missing.")
+    ],
     data: Annotated[
         str | None, typer.Option(help="The measurements; for a simulation, the image to observe.")
     ] = None,
@@ -76,12 +77,18 @@ def run(
     each_sample: Annotated[
         bool, typer.Option(help="Write each sample as FITS or NIfTI, too.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    force: Force = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Tell nothing of progress.")] = False,
 ) -> None:
     """Reconstruct: data in, images out.
 
-    Samples the posterior of a problem and writes result.nc (everything), the mean as FITS or NIfTI,
+    Runs a solver from several random starts: images that fit the data and look as the prior's do.
+    LMAPS looks for modes, so the spread of its samples is no calibrated uncertainty; a sampler of
+    the posterior is solver.method=daps. Writes result.nc (everything), the mean as FITS or NIfTI,
     figure.png, samples.png and summary.txt/.json to a folder: all of them, or none.
+
+    An interrupted run goes on with the same command. A folder that holds results is refused
+    without --force, which replaces them and leaves all other files alone.
 
     \b
     lmaps run black_hole/simulated --out demo
@@ -93,9 +100,7 @@ def run(
     from lmaps_science.cards.load import load_problem
     from lmaps_science.runner import describe, reconstruct
 
-    problem = load_problem(
-        card, data, prior, _settings(settings), preset=preset, device=_device(device)
-    )
+    problem = load_problem(card, data, prior, _settings(settings), preset=preset, device=device)
     typer.echo(f"{problem}\n", err=True)
     analysed = reconstruct(
         problem,
@@ -105,7 +110,8 @@ def run(
         batch_size=batch_size,
         checkpoint=checkpoint,
         each_sample=each_sample,
-        progress=not quiet and sys.stderr.isatty(),
+        progress=not quiet,
+        force=force,
     )
     typer.echo(describe(analysed))
     typer.echo(f"\nverdict: {analysed.attrs['verdict']}; written to {out}/")
@@ -147,7 +153,8 @@ def problems(
 ) -> None:
     """List the problems, or show one in full.
 
-    A card shows every key that `lmaps run --set` can reach; solver.KEY reaches the preset in use.
+    A card shows every key that `lmaps run --set` can reach, with its meaning, what it may be and
+    its default; solver.KEY reaches the preset in use. What is shown is a card itself: YAML.
 
     \b
     lmaps problems
@@ -166,10 +173,9 @@ def problems(
                 title = f"cannot be used: {' '.join(str(error).split())}"
             typer.echo(f"{name:<{width}}  {title}")
         return
-    import yaml
+    from lmaps_science.cards.reference import annotated
 
-    content = load_card(card).model_dump(mode="json")
-    typer.echo(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100).rstrip())
+    typer.echo(annotated(load_card(card)))
 
 
 @app.command("data")
@@ -217,7 +223,7 @@ def prior_train(
     learning_rate: Annotated[float | None, typer.Option(help="Its largest value.")] = None,
     precision: Annotated[str, typer.Option(help="no (float32) or bf16.")] = "no",
     initial: Annotated[
-        Path | None,
+        str | None,
         typer.Option("--from", help="A prior's file: begin with its network and weights."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of images and noise.")] = 0,
@@ -238,6 +244,7 @@ def prior_train(
     """
     from dataclasses import replace
 
+    from lmaps_science.cards.sections import find_prior
     from lmaps_science.io import DataError
     from lmaps_science.io.files import suggestion
     from lmaps_science.priors import load_prior
@@ -259,7 +266,7 @@ def prior_train(
     else:
         training, validation = _own_images(images, seed)
     shape = list(training.batch(0, 1).shape[1:])
-    start: Any = None if initial is None else load_prior(initial).network
+    start: Any = None if initial is None else load_prior(find_prior(initial)).network
     config = {**(recipe.config if start is None else start.config), "image_shape": shape}
     if start is None and any(n % (config["patch"] * 8) for n in shape[1:]):
         config["patch"] = 1
@@ -281,7 +288,7 @@ def prior_train(
 @prior_app.command("info")
 @reported
 def prior_describe(
-    prior: Annotated[Path, typer.Argument(help="A .safetensors file of this package.")],
+    prior: Annotated[str, typer.Argument(help="A .safetensors file, or shipped weights by name.")],
 ) -> None:
     """Describe a prior and its training.
 
@@ -290,17 +297,19 @@ def prior_describe(
     """
     import yaml
 
+    from lmaps_science.cards.sections import find_prior
     from lmaps_science.io import sha256
     from lmaps_science.priors import prior_info
 
-    facts = {**prior_info(prior), "sha256": sha256(prior)}
+    path = find_prior(prior)
+    facts = {**prior_info(path), "sha256": sha256(path)}
     typer.echo(yaml.safe_dump(facts, sort_keys=False, allow_unicode=True, width=100).rstrip())
 
 
 @prior_app.command("sample")
 @reported
 def prior_sample(
-    prior: Annotated[Path, typer.Argument(help="A prior's file.")],
+    prior: Annotated[str, typer.Argument(help="A prior's file, or shipped weights by name.")],
     out: Annotated[Path, typer.Option(help="Picture to write.")],
     samples: Annotated[int, typer.Option(min=1, help="How many.")] = 32,
     seed: Annotated[int, typer.Option(min=0, help="Of the random numbers.")] = 0,
@@ -315,11 +324,14 @@ def prior_sample(
     lmaps prior sample prior/prior.safetensors --out samples.png
     lmaps prior sample blackhole.pt --preconditioning vp --out samples.png
     """
+    from lmaps_science.cards.load import find_device
+    from lmaps_science.cards.sections import find_prior
     from lmaps_science.priors import load_prior
     from lmaps_science.training import sample_sheet
 
     config = {"preconditioning": preconditioning} if preconditioning else None
-    sample_sheet(load_prior(prior, config=config, device=_device(device)), out, samples, seed)
+    found = load_prior(find_prior(prior), config=config, device=find_device(device))
+    sample_sheet(found, out, samples, seed)
     typer.echo(f"written to {out}")
 
 
@@ -334,22 +346,10 @@ def _settings(pairs: list[str] | None) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not (key.strip() and equals):
             raise DataError(f"--set {pair}: write KEY=VALUE, e.g. --set solver.levels=25")
+        if key.strip() in settings:
+            raise DataError(f"--set {key.strip()} was given twice: give one value.")
         settings[key.strip()] = value
     return settings
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        reason = reason.removesuffix(".")
-        raise ValueError(f"--device {name}: {reason}. Choose cpu, cuda or auto.") from error
-    return name
 
 
 def _own_images(path: Path, seed: int) -> tuple[Any, Any]:
@@ -365,6 +365,9 @@ def _own_images(path: Path, seed: int) -> tuple[Any, Any]:
         raise DataError(f"{path} has shape {array.shape}; it takes (n, H, W) with n > 1.")
     return ArrayImages(array[:-held_out], seed), ArrayImages(array[-held_out:], seed)
 
+
+for _command in [*app.registered_commands, *prior_app.registered_commands]:
+    _command.cls = OnceCommand
 
 if __name__ == "__main__":
     app()

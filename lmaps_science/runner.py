@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
+import math
 import os
-import shutil
+import re
+import signal
 import subprocess
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Iterable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -19,13 +20,15 @@ import xarray as xr
 
 from lmaps_science.cards.problem import Problem
 from lmaps_science.cards.registry import find_kind
-from lmaps_science.io import DataError, atomic_write, write_netcdf
-from lmaps_science.io.files import make_folder
+from lmaps_science.io import atomic_write, write_netcdf
+from lmaps_science.io.folders import SUMMARY, results_folder
 from lmaps_science.io.results import plain_json
 from lmaps_science.plots import plot_reconstruction, plot_samples
-from lmaps_science.sampling import Solver, sample
+from lmaps_science.sampling import Solver, State, sample
+from lmaps_science.sampling.progress import say
 
 __all__ = [
+    "Terminated",
     "checkpoint_name",
     "describe",
     "metrics_table",
@@ -33,6 +36,15 @@ __all__ = [
     "results_folder",
     "write_results",
 ]
+
+
+RESULTS = ("result.nc", "figure.png", "summary.txt", SUMMARY)
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end (SIGTERM), by a batch system for one."""
+
+    exit_code = 128 + signal.SIGTERM
 
 
 def reconstruct(
@@ -46,6 +58,7 @@ def reconstruct(
     checkpoint: bool = True,
     each_sample: bool = False,
     progress: bool = True,
+    force: bool = False,
 ) -> xr.Dataset:
     """All that `lmaps run` does: sample, keep checkpoints, analyse, draw and write to a folder.
 
@@ -55,44 +68,98 @@ def reconstruct(
         n_samples, seed, batch_size, progress: as in :func:`lmaps_science.sample`.
         solver: default: that of the card's preset in use.
         checkpoint: keep one in `out` while it runs, from which the same call goes on after an
-            interruption.
+            interruption. SIGTERM ends the run after the level that it is at.
         each_sample: write each sample in the field's format, too.
+        force: replace the results in `out`, and remove the checkpoints of other runs there.
 
     Returns:
         The dataset that `result.nc` holds.
 
     Raises:
-        DataError: `out` cannot be written to.
+        DataError: `out` cannot be written to, or holds results.
         OSError: the disk is full.
         FloatingPointError: a NaN or an infinity appeared.
+        KeyboardInterrupt: interrupted, or :class:`Terminated`.
     """
     solver = problem.solver if solver is None else solver
-    with results_folder(out, 8 + n_samples * problem.image.size * 20e-6) as folder:
+    expected = [*RESULTS, *(["samples.png"] if n_samples > 1 else [])]
+    megabytes = 8 + n_samples * problem.image.size * 20e-6
+    with results_folder(out, megabytes, expected=expected, force=force) as folder:
         name = checkpoint_name(problem, solver, n_samples, seed, batch_size)
         saved = Path(out).expanduser() / name
+        others = _other_checkpoints(saved, tell=progress and not force)
         try:
-            result = sample(
-                problem,
-                solver,
-                n_samples,
-                seed,
-                batch_size=batch_size,
-                checkpoint=saved if checkpoint else None,
-                progress=progress,
-            )
-            data = problem.analyse(result)
-            write_results(folder, data, each_sample)
-            plot_reconstruction(data, path=folder / "figure.png")
-            if n_samples > 1:
-                plot_samples(data, path=folder / "samples.png")
-        except KeyboardInterrupt:
+            with _Sigterm() as sigterm:
+                result = sample(
+                    problem,
+                    solver,
+                    n_samples,
+                    seed,
+                    batch_size=batch_size,
+                    checkpoint=saved if checkpoint else None,
+                    progress=progress,
+                    callback=sigterm.after_level,
+                )
+                sigterm.at_once = True
+                data = problem.analyse(result)
+                plot_reconstruction(data, path=folder / "figure.png")
+                if n_samples > 1:
+                    plot_samples(data, path=folder / "samples.png")
+                write_results(folder, data, each_sample)
+        except KeyboardInterrupt as error:
             again = "the same command goes on from here" if saved.exists() else "nothing was kept"
-            raise KeyboardInterrupt(again) from None
+            error.args = (again,)
+            raise
         except FloatingPointError:
             saved.unlink(missing_ok=True)  # it leads nowhere else
             raise
-    saved.unlink(missing_ok=True)  # the results are where they belong
+    for finished in (saved, *(others if force else ())):
+        finished.unlink(missing_ok=True)  # the results are where they belong
     return data
+
+
+def _other_checkpoints(own: Path, tell: bool) -> list[Path]:
+    """Those of other runs in the folder, which may never go on."""
+    pattern = re.compile(r"checkpoint-[0-9a-f]{12}\.pt")
+    found = [p for p in own.parent.glob("checkpoint-*.pt") if pattern.fullmatch(p.name)]
+    others = sorted(set(found) - {own})
+    if others and tell:
+        say(
+            f"note: {', '.join(map(str, others))} {'is' if len(others) == 1 else 'are'} of "
+            "another run, which was interrupted; this one begins afresh (--force removes it)"
+        )
+    return others
+
+
+class _Sigterm:
+    """SIGTERM, as a context: it raises Terminated after the level of `sample` in which it came.
+
+    A second one does so at once, as does the first when the levels are done. Only the main thread
+    gets signals; elsewhere this does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.asked = self.at_once = False
+
+    def __enter__(self) -> _Sigterm:
+        self._main = threading.current_thread() is threading.main_thread()
+        if self._main:
+            self._before = signal.signal(signal.SIGTERM, self._ask)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._main:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked or self.at_once:
+            raise Terminated
+        self.asked = True
+
+    def after_level(self, level: int, state: State) -> None:
+        """The callback for `sample`."""
+        if self.asked:
+            raise Terminated
 
 
 def metrics_table(data: xr.Dataset) -> str:
@@ -175,64 +242,35 @@ def _paragraph(title: str, lines: Iterable[str]) -> list[str]:
 # ---------------------------------------------------------------- files
 
 
-@contextmanager
-def results_folder(out: str | os.PathLike[str], megabytes: float = 8.0) -> Iterator[Path]:
-    """A new folder inside `out` whose files move up to `out` once the block has succeeded.
-
-    When it fails, no file of it remains, nor any folder that was made here and holds nothing else.
-
-    Args:
-        out: made if missing; files of the same names that are there already are replaced.
-        megabytes: what the results will take at most; checked first, since a run can take hours.
-
-    Raises:
-        DataError: `out` cannot be written to.
-        OSError: the disk is full, before or while the results are written.
-    """
-    out = Path(out).expanduser()
-    made = [folder for folder in (out, *out.parents) if not folder.exists()]
-    make_folder(out)
-    try:
-        staging = Path(tempfile.mkdtemp(prefix=".writing-", dir=out))
-    except OSError as error:
-        raise DataError(f"cannot write to {out}: {error.strerror}. Choose another one.") from error
-    try:
-        free = shutil.disk_usage(out).free / 1e6
-        if free < megabytes:
-            raise _disk_full(out, f"{free:.1f} MB are free, the results take {megabytes:.1f} MB")
-        yield staging
-        for file in sorted(staging.iterdir()):
-            os.replace(file, out / file.name)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT) and str(staging) in str(error):
-            raise _disk_full(out, "the results could not be written") from error
-        raise
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        for folder in made:
-            if not any(folder.iterdir()):
-                folder.rmdir()
-
-
-def _disk_full(out: Path, what: str) -> OSError:
-    reason = f"the disk is full: {what}. Free some space under {out}, or choose another folder"
-    return OSError(errno.ENOSPC, reason)
-
-
 def write_results(folder: Path, data: xr.Dataset, each_sample: bool = False) -> None:
     """Write an analysed result: everything as NetCDF, images in the field's format, a summary.
 
     `result.nc` (for `read_netcdf`), `summary.txt`, `summary.json`, and what the field's `export`
-    writes of the mean and, with `each_sample`, of the samples.
+    writes of the mean and, with `each_sample`, of the samples. The summary lists all files that are
+    in the folder then; a number that is not finite is null in it.
     """
     data.attrs.update(_commit())
     write_netcdf(folder / "result.nc", data)
     find_kind(data.attrs["kind"], "result").write(folder, data, each_sample)
     metrics = {name: data[name].values.tolist() for name in _metrics(data)}
-    summary = json.dumps({**data.attrs, "metrics": metrics}, indent=1, default=plain_json)
-    for name, text in (("summary.json", summary), ("summary.txt", describe(data))):
+    files = sorted({"summary.txt", SUMMARY, *(file.name for file in folder.iterdir())})
+    content = _strict({**data.attrs, "metrics": metrics, "files": files})
+    summary = json.dumps(content, indent=1, allow_nan=False)
+    for name, text in ((SUMMARY, summary), ("summary.txt", describe(data))):
         with atomic_write(folder / name) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _strict(value: Any) -> Any:
+    """The same for JSON, which has no NaN and no infinity."""
+    if isinstance(value, dict):
+        return {str(key): _strict(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    plain = isinstance(value, (str, int, type(None)))
+    return value if plain else _strict(plain_json(value))
 
 
 def _metrics(data: xr.Dataset) -> list[str]:

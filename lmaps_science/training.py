@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from lmaps_science.io.files import atomic_write, make_folder, require_parent
 from lmaps_science.io.pytorch import read_tensors, write_tensors
@@ -24,9 +24,11 @@ from lmaps_science.noise import EDM, SampleNoise
 from lmaps_science.priors.checkpoints import save_prior
 from lmaps_science.priors.covariance import LowRankCovariance
 from lmaps_science.priors.networks import NetworkDenoiser, build_network
+from lmaps_science.sampling.progress import Progress
 
 __all__ = ["PRECISE", "ArrayImages", "Images", "TrainingSettings", "song_unet", "train"]
 
+MAY_CHANGE = ("steps", "validate_every", "validation_images")  # from one start to the next
 NOISE_BANDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
 
 
@@ -173,7 +175,8 @@ def train(
     Raises:
         ImportError: accelerate is missing (extra ``train``).
         DataError: the folder cannot be made.
-        ValueError: ``state.pt`` or ``initial`` is of another architecture.
+        ValueError: ``state.pt`` or ``initial`` is of another architecture; ``state.pt`` is of other
+            settings than these (more steps, or other validation, are fine), or further on.
         FloatingPointError: the loss is no longer finite.
     """
     try:
@@ -196,14 +199,8 @@ def train(
     network, optimizer = accelerator.prepare(run.network, run.optimizer)
 
     rank, world = accelerator.process_index, accelerator.num_processes
-    bar = tqdm(
-        total=settings.steps,
-        initial=run.step,
-        disable=not progress or not accelerator.is_main_process,
-        desc="training prior",
-        unit="step",
-        smoothing=0.05,
-    )
+    shown = progress and accelerator.is_main_process
+    bar = Progress("training", settings.steps, run.step, unit="step", shown=shown)
     started, recent = time.monotonic(), []
     with bar:
         while run.step < settings.steps:
@@ -221,8 +218,7 @@ def train(
             run.check_finite(recent[-1], float(norm), folder)
             run.update_ema()
             run.step += 1
-            bar.update()
-            bar.set_postfix(loss=f"{np.mean(recent[-200:]):.4f}", refresh=False)
+            bar.step(loss=f"{np.mean(recent[-200:]):.4f}")
             if run.step % settings.validate_every == 0 or run.step == settings.steps:
                 run.seconds += time.monotonic() - started
                 started = time.monotonic()
@@ -297,6 +293,7 @@ class _Run:
     def save(self, folder: Path, description: str) -> None:
         state = {
             "config": self.config,
+            "settings": asdict(self.settings),
             "network": self.network.state_dict(),
             "ema": self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -338,10 +335,31 @@ class _Run:
                 f"{path} holds a run of another architecture, {found}; give another folder, or "
                 f"that architecture instead of {self.config}."
             )
+        self._check_settings(path, state)
         self.network.load_state_dict(state["network"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
+
+    def _check_settings(self, path: Path, state: dict[str, Any]) -> None:
+        """Refuse a run of other settings: half of its steps would not be what is recorded."""
+        now = asdict(self.settings)
+        before = state.get("settings", now)  # older states do not tell
+        others = {
+            name: f"{name} {before[name]}, now {now[name]}"
+            for name in now
+            if name not in MAY_CHANGE and before.get(name, now[name]) != now[name]
+        }
+        if others:
+            raise ValueError(
+                f"{path} holds a run of other settings: {'; '.join(others.values())}. Give the "
+                "same, to go on with it, or another folder, to begin afresh."
+            )
+        if now["steps"] < state["step"]:
+            raise ValueError(
+                f"{path} holds a run that has made {state['step']} steps, more than the "
+                f"{now['steps']} wanted: give more steps, or another folder."
+            )
 
     @torch.no_grad()
     def validate(self, images: Images, device: torch.device) -> dict[str, float]:

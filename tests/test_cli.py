@@ -2,23 +2,27 @@
 
 import errno
 import json
+import os
+import re
 import signal
+import socket
 import subprocess
 import sys
-import time
 from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 from typer.testing import CliRunner
 
 from lmaps_science import __all__ as public
 from lmaps_science import cli, load_prior, load_problem, runner, sample
 from lmaps_science.cards.load import load_card
-from lmaps_science.io import read_image, read_netcdf, read_uvfits, write_netcdf
+from lmaps_science.io import folders, read_image, read_netcdf, read_uvfits, write_netcdf
 from lmaps_science.manifests import shipped_folder
+from lmaps_science.problems.black_hole.problem import BlackHoleProblem
 from lmaps_science.solvers import LMAPS
 
 UVFITS = str(Path(__file__).parent / "golden" / "black_hole_obs.uvfits")
@@ -39,6 +43,16 @@ FILES = {
 
 def lmaps(*arguments):
     return CliRunner().invoke(cli.app, [str(a) for a in arguments])
+
+
+def instead(*arguments):
+    """M87 and QUICK, with these options and settings in place of theirs."""
+    given, rest = {}, iter([*M87[2:], *QUICK, *map(str, arguments)])
+    for option in rest:
+        option = option if "=" in option else f"{option}={next(rest)}"
+        name, _, value = option.partition("=")
+        given[name, value.partition("=")[0] if name == "--set" else ""] = option
+    return [*M87[:2], *given.values()]
 
 
 def refuse(*arguments, code=1):
@@ -84,12 +98,127 @@ def test_run_writes_everything(tmp_path):
     assert (out / "again.png").exists()
 
 
-def test_results_are_replaced_and_other_files_kept(tmp_path):
+def test_results_are_replaced_as_a_whole_on_request_alone_and_other_files_kept(tmp_path):
+    command = [*M87, *QUICK, "--out", tmp_path]
     (tmp_path / "notes.txt").write_text("mine")
-    (tmp_path / "summary.txt").write_text("old")
+    assert lmaps(*command, "--samples", 2, "--each-sample").exit_code == 0
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    assert "sample_001.fits" in before
+    (tmp_path / "sample_002.fits").write_text("mine, too")
+    said = refuse(*command, "--samples", 1)
+    assert "holds results already (figure.png, mean.fits, result.nc, ...)" in said
+    assert "--force" in said
+    assert before == {k: (tmp_path / k).read_bytes() for k in before}
+    assert lmaps(*command, "--samples", 1, "--force").exit_code == 0
+    kept = {"notes.txt": "mine", "sample_002.fits": "mine, too"}
+    assert {p.name for p in tmp_path.iterdir()} == FILES - {"samples.png"} | set(kept)
+    assert {name: (tmp_path / name).read_text() for name in kept} == kept
+    listed = json.loads((tmp_path / "summary.json").read_text())["files"]
+    assert set(listed) == FILES - {"samples.png"}
+
+
+def test_foreign_files_of_the_names_of_results_are_refused(tmp_path, monkeypatch):
+    """Those of fields' exports are known at the end alone: the checkpoint keeps the run."""
+    (tmp_path / "figure.png").write_text("mine")
+    command = [*M87, *QUICK, "--samples", 1, "--out", tmp_path]
+    with monkeypatch.context() as patched:
+        patched.setattr(LMAPS, "step", None)
+        assert "holds results already (figure.png)" in refuse(*command)
+    (tmp_path / "figure.png").rename(tmp_path / "mean.fits")
+    assert "holds results already (mean.fits)" in refuse(*command)
+    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".fits", ".pt"]
+    assert (tmp_path / "mean.fits").read_text() == "mine"
+    monkeypatch.setattr(LMAPS, "step", None)  # nothing is sampled again
+    assert lmaps(*command, "--force").exit_code == 0
+    assert {p.name for p in tmp_path.iterdir()} == FILES - {"samples.png"}
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"files": 3}', '{"files": ["../notes.txt", ".."]}'])
+def test_a_foreign_summary_removes_nothing(tmp_path, content):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "summary.json").write_text(content)
+    (tmp_path / "notes.txt").write_text("mine")
+    assert lmaps(*M87, *QUICK, "--samples", 1, "--force", "--out", out).exit_code == 0
+    assert {p.name for p in tmp_path.iterdir()} == {"notes.txt", "out"}
+
+
+def test_a_folder_in_the_place_of_a_result_is_never_replaced(tmp_path):
+    (tmp_path / "figure.png").mkdir()
+    said = refuse(*M87, *QUICK, "--force", "--out", tmp_path)
+    assert "figure.png is a folder" in said
+    assert [p.name for p in tmp_path.iterdir()] == ["figure.png"]
+
+
+def test_out_needs_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "no name" in refuse(*M87, *QUICK, "--out", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_summaries_are_strict_json(tmp_path, monkeypatch):
+    """A ring that is not there has no diameter: NaN in the result, null in the summary."""
+    evaluate = BlackHoleProblem.evaluate
+
+    def without(self, images):
+        return {**evaluate(self, images), "nothing": np.array([np.nan, np.inf][: len(images)])}
+
+    monkeypatch.setattr(BlackHoleProblem, "evaluate", without)
+    assert lmaps(*M87, *QUICK, "--samples", 2, "--out", tmp_path).exit_code == 0
+
+    def refused(constant):
+        raise AssertionError(constant)
+
+    text = (tmp_path / "summary.json").read_text()
+    summary = json.loads(text, parse_constant=refused)
+    assert summary["metrics"]["nothing"] == [None, None]
+    assert np.isnan(read_netcdf(tmp_path / "result.nc")["nothing"].values[0])
+
+
+def test_leftovers_of_dead_processes_are_cleared(tmp_path):
+    host = socket.gethostname()
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = [f".writing-{host}-{dead.pid}-abc", f".writing-{host}-{os.getppid()}-abc"]
+    left.append(".writing-elsewhere.example.org-1-abc")
+    for name in left:
+        (tmp_path / name).mkdir()
     assert lmaps(*M87, *QUICK, "--samples", 1, "--out", tmp_path).exit_code == 0
-    assert (tmp_path / "notes.txt").read_text() == "mine"
-    assert (tmp_path / "summary.txt").read_text() != "old"
+    hidden = {p.name for p in tmp_path.iterdir() if p.name.startswith(".")}
+    assert hidden == set(left[1:])
+
+
+def test_checkpoints_of_other_runs_are_named_and_removed_on_request(tmp_path):
+    stale = tmp_path / "checkpoint-0123456789ab.pt"
+    stale.touch()
+    (tmp_path / "checkpoint-mine.pt").touch()
+    command = [*M87, *QUICK, "--samples", 1, "--out", tmp_path]
+    outcome = lmaps(*command)
+    assert outcome.exit_code == 0, outcome.output
+    assert f"note: {stale} is of another run" in outcome.stderr
+    assert "checkpoint-mine" not in outcome.stderr
+    assert stale.exists()
+    assert lmaps(*command, "--force").exit_code == 0
+    assert [p.name for p in tmp_path.glob("*.pt")] == ["checkpoint-mine.pt"]
+
+
+def test_progress_in_logs_and_quietly(tmp_path):
+    command = [*M87, *QUICK, "--samples", 1, "--out"]
+    loud = lmaps(*command, tmp_path / "a").stderr
+    assert re.search(r"LMAPS: level 1 of 3 took [\d.]+ s; about [\d.]+ s to go", loud)
+    quiet = lmaps(*command, tmp_path / "b", "--quiet").stderr
+    assert "level" not in quiet.split("presets")[1]
+
+
+def test_options_given_twice_are_refused(tmp_path):
+    said = refuse(*M87, "--out", tmp_path, "--data", "other.uvfits", code=2)
+    assert "--data was given 2 times" in said
+    twice = ["--set=image.npix=16", "--set=image.npix=32"]
+    assert "--set image.npix was given twice" in refuse(*M87, *twice, "--out", tmp_path / "out")
+    assert "--npix was given 2 times" in refuse(
+        "simulate", "phantom:0", "--npix=16", "--npix=32", "--out", tmp_path / "s.uvfits", code=2
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_relative_images_without_flux(tmp_path):
@@ -132,7 +261,16 @@ def test_simulate_then_reconstruct(tmp_path):
     assert float(read_image(truth).sum()) == pytest.approx(0.6)
     assert read_uvfits(sim).sizes["cphase"] > 10
     again = tmp_path / "again.uvfits"
-    assert lmaps("simulate", truth, "--coverage", sim, "--out", again).exit_code == 0
+    simulated = sim.read_bytes()
+    for existing in (["--out", sim], ["--out", again, "--truth", truth]):
+        assert "exists: give another name" in refuse("simulate", "phantom:2", *existing)
+    assert "are both" in refuse("simulate", "phantom:2", "--out", again, "--truth", again)
+    assert "is a folder" in refuse("simulate", "phantom:2", "--out", "")
+    assert sim.read_bytes() == simulated
+    assert not again.exists()
+    again.write_text("old")
+    overwrite = ["--coverage", sim, "--out", again, "--force"]
+    assert lmaps("simulate", truth, *overwrite).exit_code == 0
     run = ["run", "black_hole/uvfits", "--data", again, "--prior", "gaussian", *QUICK]
     assert lmaps(*run, "--samples", 1, "--out", tmp_path / "out").exit_code == 0
 
@@ -141,6 +279,7 @@ def test_lists():
     assert "black_hole/m87_2017" in lmaps("problems").stdout
     shown = lmaps("problems", "black_hole/uvfits").stdout
     assert "zero_baselines: rescale" in shown
+    assert "# rescale or keep or drop; default: rescale" in shown
     assert "m87_2017_095_lo" in lmaps("data").stdout
     assert lmaps("--version").stdout.startswith("lmaps-science ")
 
@@ -152,15 +291,19 @@ def test_train_describe_and_use_a_prior(tmp_path):
     prior = tmp_path / "prior.safetensors"
     assert load_prior(prior).image_shape == (1, 16, 16)
     assert "tiny" in lmaps("prior", "info", prior).stdout
+    assert "architecture: song" in lmaps("prior", "info", "black_hole_64.safetensors").stdout
+    assert "Did you mean" in refuse("prior", "info", "black_hole.safetensors")
+    said = refuse(*train, "--batch-size", 3, "--validate-every", 2)
+    assert "batch_size 2, now 3" in said
     drawn = lmaps("prior", "sample", prior, "--samples", 2, "--out", tmp_path / "drawn.png")
     assert drawn.exit_code == 0, drawn.output
     assert (tmp_path / "drawn.png").exists()
     out = tmp_path / "out"
-    outcome = lmaps(*M87, *QUICK, "--prior", prior, "--samples", 1, "--out", out)
+    outcome = lmaps(*instead("--prior", prior, "--samples", 1, "--out", out))
     assert outcome.exit_code == 0, outcome.output
     assert len(json.loads((out / "summary.json").read_text())["prior"]["sha256"]) == 64
-    wrong = [x for x in QUICK if "npix" not in x]
-    assert "set image.npix=16" in refuse(*M87, *wrong, "--prior", prior, "--out", tmp_path / "x")
+    wrong = instead("--prior", prior, "--set=image.npix=64", "--out", tmp_path / "x")
+    assert "set image.npix=16" in refuse(*wrong)
 
 
 def test_train_on_own_images(tmp_path):
@@ -173,7 +316,7 @@ def test_train_on_own_images(tmp_path):
     np.save(images, np.ones(3))
     assert "takes (n, H, W)" in refuse(*train)
     images.write_text("1,2")
-    assert "is not a NumPy file of numbers" in refuse(*train)
+    assert "is not a whole NumPy file of numbers" in refuse(*train)
 
 
 def test_a_training_that_cannot_start_leaves_nothing(tmp_path):
@@ -259,12 +402,18 @@ def test_tables_round_with_sense():
         (["--set", "solver.local.method=conjugate_gradient"], "gaussian and linear"),
         (["--preset=fast"], "there is no 'fast'"),
         (["--prior=none.safetensors"], "none.safetensors: no such prior"),
-        (["--device=abacus"], "--device abacus"),
+        (["--device=abacus"], "device abacus cannot be used here: PyTorch knows no such device"),
+        (
+            ["--set=observation.file=other.uvfits"],
+            "observation.file would be ignored, or the argument data",
+        ),
+        (["--set=prior.file=x.safetensors"], "prior.file would be ignored, or the argument prior"),
+        (["--preset=quick", "--set=preset=dps"], "preset would be ignored, or the argument preset"),
     ],
 )
 def test_bad_arguments(tmp_path, arguments, message):
     out = tmp_path / "out"
-    assert message in refuse(*M87, *QUICK, *arguments, "--out", out)
+    assert message in refuse(*instead(*arguments, "--out", out))
     assert not out.exists()
 
 
@@ -359,15 +508,15 @@ def test_a_run_that_diverges_leaves_nothing(tmp_path, monkeypatch):
         return state
 
     monkeypatch.setattr(LMAPS, "step", diverging)
-    settings = [*QUICK, "--set=solver.levels=20", "--samples=1"]
-    message = refuse(*M87, *settings, "--out", tmp_path / "out")
+    command = instead("--set=solver.levels=20", "--samples=1", "--out", tmp_path / "out")
+    message = refuse(*command)
     assert "NaN or infinite at level 12" in message
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk_is_noticed_before_the_run(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(runner.shutil, "disk_usage", lambda path: usage(1e9, 1e9, 1e3))
+    monkeypatch.setattr(folders.shutil, "disk_usage", lambda path: usage(1e9, 1e9, 1e3))
     assert "the disk is full" in refuse(*M87, *QUICK, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -378,7 +527,7 @@ def test_a_disk_that_fills_up_leaves_the_checkpoint_alone(tmp_path, monkeypatch)
     def full(path, data, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    command = [*M87, *QUICK, "--samples=1", "--out", tmp_path]
+    command = [*M87, *QUICK, "--samples=1", "--force", "--out", tmp_path]
     (tmp_path / "summary.txt").write_text("old")
     with monkeypatch.context() as patched:
         patched.setattr("lmaps_science.problems.black_hole.export.write_fits", full)
@@ -444,20 +593,58 @@ def test_unexpected_errors_name_their_type_and_debug_shows_them(tmp_path, monkey
         raise KeyError("surprise")
 
     monkeypatch.setattr("lmaps_science.io.read_netcdf", broken)
-    assert "KeyError: 'surprise' (lmaps --debug" in refuse("info", tmp_path)
-    assert isinstance(lmaps("--debug", "info", tmp_path).exception, KeyError)
+    assert "KeyError: 'surprise' (--debug shows where)" in refuse("info", tmp_path)
+    for order in (["--debug", "info", tmp_path], ["info", tmp_path, "--debug"]):
+        assert isinstance(lmaps(*order).exception, KeyError)
+    assert "KeyError" in refuse("info", tmp_path)
 
 
-def test_an_interrupted_run_goes_on(tmp_path):
-    settings = ["--set=image.npix=16", "--set=solver.levels=4000", "--samples=1", "--quiet"]
-    command = [sys.executable, "-m", "lmaps_science.cli", *M87, *settings, "--out", str(tmp_path)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    for _ in range(1200):  # two minutes, on a machine that is busy
-        time.sleep(0.1)
-        if list(tmp_path.glob("checkpoint-*.pt")) or process.poll() is not None:
-            break
-    process.send_signal(signal.SIGINT)
-    _, message = process.communicate(timeout=60)
-    assert process.returncode == 130, message
+@pytest.mark.parametrize("error", [MemoryError, RuntimeError])
+def test_arrays_that_do_not_fit_into_memory(tmp_path, monkeypatch, error):
+    def broken(path):
+        raise error("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("lmaps_science.io.read_netcdf", broken)
+    assert "error: the arrays do not fit into memory (" in refuse("info", tmp_path)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+def test_a_gpu_that_is_not_there_is_not_recommended(tmp_path):
+    said = refuse(*instead("--device=cuda", "--out", tmp_path / "out"))
+    assert said.endswith("Torch not compiled with CUDA enabled. Choose cpu or auto.")
+    with pytest.raises(ValueError, match="Choose cpu or auto"):
+        load_problem("black_hole/simulated", prior="gaussian", device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
+)
+def test_an_interrupted_run_goes_on(tmp_path, number, code):
+    """Before the first checkpoint, too: nothing but the level under way is lost."""
+    start = (
+        "import time; from lmaps_science import cli; from lmaps_science.solvers import LMAPS;"
+        "step = LMAPS.step;"
+        "LMAPS.step = lambda *a: (print('level', a[1], flush=True), time.sleep(0.2), step(*a))[2];"
+        "cli.app()"
+    )
+    settings = ["--set=image.npix=16", "--set=solver.levels=9", "--samples=1"]
+    command = [sys.executable, "-c", start, *M87, *settings, "--out", str(tmp_path)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as process:
+        while process.stdout.readline() != "level 3\n":
+            assert process.poll() is None
+        assert list(tmp_path.glob("checkpoint-*.pt")) == []
+        process.send_signal(number)
+        _, message = process.communicate(timeout=60)
+    assert process.returncode == code, message
     assert message.splitlines()[-1] == "interrupted: the same command goes on from here"
     assert [p.suffix for p in tmp_path.iterdir()] == [".pt"]
+    again = lmaps(*M87, *settings, "--out", tmp_path)
+    assert again.exit_code == 0, again.output
+    done = 3 if number == signal.SIGINT else 4  # SIGTERM waits for the level's end
+    assert f"LMAPS: resuming at level {done} of 9" in again.stderr
+    whole = lmaps(*M87, *settings, "--out", tmp_path / "whole")
+    assert whole.exit_code == 0
+    a, b = (read_netcdf(folder / "result.nc") for folder in (tmp_path, tmp_path / "whole"))
+    np.testing.assert_array_equal(a["image"], b["image"])
+    assert a.attrs["operator_calls"] == b.attrs["operator_calls"]

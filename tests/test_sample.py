@@ -1,4 +1,5 @@
 import pickle
+import sys
 import time
 from dataclasses import dataclass, replace
 
@@ -31,6 +32,7 @@ from lmaps_science.priors import (
     from_function,
 )
 from lmaps_science.sampling import InverseProblem, NonFiniteError, State, sample
+from lmaps_science.sampling.progress import duration
 from lmaps_science.solvers import DAPS, DDRM, DPS, LMAPS, Metropolis
 
 SHAPE = (1, 6, 5)
@@ -642,3 +644,97 @@ def test_results_introduce_themselves():
     assert "12 denoiser calls" in repr(result)
     assert "LMAPS" in repr(result)
     assert "<" in result._repr_html_()
+
+
+# ---------------------------------------------------------------- interruptions, progress
+
+
+@pytest.mark.parametrize("level", [1, 5])
+def test_an_interrupt_keeps_the_levels_that_are_done(tmp_path, monkeypatch, level):
+    """Before the first checkpoint, too; the level under way is not counted twice."""
+    problem, solver, file, levels = linear_problem(), lmaps(), tmp_path / "run.pt", []
+    whole, step = run(problem, solver, 2), LMAPS.step
+
+    def interrupted(self, i, *arguments):
+        state = step(self, i, *arguments)
+        if i == level:
+            raise KeyboardInterrupt
+        return state
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LMAPS, "step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(problem, solver, 2, checkpoint=file)
+    resumed = run(problem, solver, 2, checkpoint=file, callback=lambda i, s: levels.append(i))
+    assert levels == list(range(level, 12))
+    assert (resumed.samples == whole.samples).all()
+    assert resumed.counts == whole.counts
+
+
+def test_checkpoints_are_written_by_time_too(tmp_path, monkeypatch):
+    """A clock on which every level takes 20 s: after two of them there is a checkpoint."""
+    now, seen, file = [0.0], [], tmp_path / "run.pt"
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    def callback(i, state):
+        seen.append(file.exists())
+        now[0] += 20.0
+
+    run(linear_problem(), lmaps(), checkpoint=file, checkpoint_every=100, callback=callback)
+    assert seen == [False, False] + 10 * [True]
+
+
+def test_progress_in_logs(monkeypatch, capsys, tmp_path):
+    """What the first level cost and the rest will; then a line a minute; and where it goes on."""
+    now, file = [0.0], tmp_path / "run.pt"
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    def callback(i, state):
+        now[0] += 25.0
+        if i == 9 and now[0] < 1000:
+            now[0] = 1000.0
+            raise Interrupted
+
+    options = {"checkpoint": file, "callback": callback, "checkpoint_every": 9}
+    with pytest.raises(Interrupted):
+        sample(linear_problem(), lmaps(), **options)
+    said = capsys.readouterr()
+    lines = said.err.splitlines()
+    assert said.out == ""
+    assert lines[0] == "LMAPS: level 1 of 12 took 25 s; about 4 min 35 s to go"
+    assert [line.split()[2] for line in lines] == ["1", "4", "7"]
+    assert lines[1].startswith("LMAPS: level 4 of 12, sigma ")
+    assert lines[1].endswith("; 1 min 40 s so far, about 3 min 20 s to go")
+    sample(linear_problem(), lmaps(), **options)
+    assert capsys.readouterr().err.startswith("LMAPS: resuming at level 9 of 12\n")
+    sample(linear_problem(), lmaps(), progress=False)
+    assert capsys.readouterr().err == ""
+
+
+def test_progress_on_a_terminal_is_a_bar(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    sample(linear_problem(), lmaps(), 1)
+    said = capsys.readouterr().err
+    assert "12/12" in said
+    assert "to go" not in said
+    assert "\x1b[3" not in said  # no colours
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.0123, "0.012 s"), (99, "99 s"), (125, "2 min 5 s"), (3599, "60 min"), (7500, "2 h 5 min")],
+)
+def test_durations_in_words(seconds, words):
+    assert duration(seconds) == words
+
+
+def test_a_class_is_no_solver():
+    with pytest.raises(TypeError, match=r"got the class LMAPS: write LMAPS\(\)"):
+        sample(linear_problem(), LMAPS)
+
+
+def test_a_dtype_may_stand_in_the_place_of_the_device():
+    moved = linear_problem().to(torch.float32)
+    assert moved.like(1).dtype == moved.prior.mean.dtype == torch.float32
+    with pytest.raises(TypeError, match="two dtypes"):
+        moved.to(torch.float64, torch.float64)

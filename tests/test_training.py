@@ -191,3 +191,18 @@ def test_recipes_fit_their_images(name):
         assert images.batch(0, 2).shape == (2, 1, 64, 64)
         low, high = images.value_range
         assert low <= images.batch(0, 2).min() <= images.batch(0, 2).max() <= high
+
+
+def test_a_run_goes_on_with_more_steps_and_with_other_settings_is_refused(tmp_path):
+    short = replace(SETTINGS, steps=4, validate_every=4)
+    train(CONFIG, images(0), images(1), tmp_path, short, progress=False)
+    state = (tmp_path / "state.pt").read_bytes()
+    other = replace(short, batch_size=4, seed=1)
+    with pytest.raises(ValueError, match="batch_size 8, now 4; seed 0, now 1"):
+        train(CONFIG, images(0), images(1), tmp_path, other, progress=False)
+    with pytest.raises(ValueError, match="has made 4 steps, more than the 3 wanted"):
+        train(CONFIG, images(0), images(1), tmp_path, replace(short, steps=3), progress=False)
+    assert (tmp_path / "state.pt").read_bytes() == state
+    longer = replace(short, steps=6, validate_every=2)
+    path = train(CONFIG, images(0), images(1), tmp_path, longer, progress=False)
+    assert prior_info(path)["training"]["step"] == 6

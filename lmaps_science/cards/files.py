@@ -89,22 +89,30 @@ def override(card: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
 
     `solver.` stands for the preset in use. Values are as in YAML; strings are parsed as such, so
     that `"0.1"` from a command line is a number. Setting `kind` or `method` to another value
-    starts that section afresh, since its other keys belonged to the old one.
+    starts that section afresh, since its other keys belonged to the old one. The order of the
+    changes does not matter: sections come before what is in them, and choices before other keys.
 
     Raises:
         DataError: a path through something that is not a section.
     """
     changed = copy.deepcopy(dict(card))
-    for path, value in changes.items():
-        if isinstance(value, str):
-            value = _parse(path, value)
+    parsed = {
+        path: _parse(path, value) if isinstance(value, str) else value
+        for path, value in changes.items()
+    }
+
+    def order(path: str) -> tuple[bool, int, bool]:
+        *above, last = path.split(".")
+        return above[:1] == ["solver"], len(above), last not in _CHOICES
+
+    for path in sorted(parsed, key=order):
         keys = path.split(".")
         if keys[0] == "solver":
             preset = str(changed.get("preset", "default"))
             if preset not in changed.get("presets", {}):
                 continue  # the schema will say which there are
             keys[:1] = ["presets", preset]
-        _set(changed, keys, value, path)
+        _set(changed, keys, parsed[path], path)
     return changed
 
 

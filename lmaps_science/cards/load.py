@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ from lmaps_science.cards.files import override, read_card
 from lmaps_science.cards.problem import Problem
 from lmaps_science.cards.registry import find_kind
 from lmaps_science.cards.schema import Card, validate
+from lmaps_science.cards.sections import FileSection
+from lmaps_science.io.files import DataError
 from lmaps_science.priors.base import Denoiser
 
-__all__ = ["load_card", "load_problem"]
+__all__ = ["find_device", "load_card", "load_problem"]
 
 
 def load_card(name: str, overrides: Mapping[str, Any] | None = None) -> Card:
@@ -53,21 +55,76 @@ def load_problem(
             the path of a checkpoint; or any denoiser.
         overrides: dotted paths, e.g. `{"observation.fraction": 0.1, "solver.levels": 25}`.
         preset: which of the card's solvers to use.
-        device, dtype: where and in which precision to compute; default: CPU, float32.
+        device, dtype: where and in which precision to compute; default: CPU, float32. The device
+            "auto" is a GPU where there is one.
 
     Raises:
-        DataError: a wrong card, override, file or size of image.
+        DataError: a wrong card, override, file or size of image; an override beside an argument
+            that says the same.
+        ValueError: there is no such device.
 
     Example:
         >>> problem = load_problem("black_hole/simulated", prior="gaussian")  # doctest: +SKIP
         >>> result = sample(problem, problem.solver, n_samples=4)             # doctest: +SKIP
         >>> problem.analyse(result)                                          # doctest: +SKIP
     """
+    device = None if device is None else find_device(device)
+    overrides = overrides or {}
     changes: dict[str, Any] = {} if preset is None else {"preset": preset}
     if prior == "gaussian":
         changes["prior.kind"] = "gaussian"
     elif isinstance(prior, (str, Path)) and prior != "shipped":
         changes["prior"] = {"kind": "network", "file": str(prior)}
-    card = load_card(name, {**changes, **(overrides or {})})
+    told = {"preset": preset, "prior": prior, "prior.kind": prior, "prior.file": prior}
+    _refuse_both(path for path in overrides if told.get(path) is not None)
+    card = load_card(name, {**changes, **overrides})
+    if data is not None:
+        _refuse_both(path for path in overrides if _names_data(card, path))
     given = prior if isinstance(prior, Denoiser) else None
     return card.problem(name, data, given, device, dtype)
+
+
+def find_device(name: torch.device | str) -> torch.device:
+    """The device of this name, "auto" being a GPU where there is one, else the CPU.
+
+    Raises:
+        ValueError: there is no such device here, or PyTorch was built without it.
+    """
+    here = ["cpu"]
+    here += ["cuda"] if torch.cuda.is_available() else []
+    here += ["mps"] if torch.backends.mps.is_available() else []
+    if name == "auto":
+        return torch.device("cuda" if "cuda" in here else "cpu")
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError) as error:
+        reason: Exception | str = "PyTorch knows no such device"
+        cause: Exception = error
+    else:
+        try:
+            torch.empty(0, device=device)
+            return device
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            reason, cause = str(error).splitlines()[0].removesuffix("."), error
+    raise ValueError(
+        f"device {name} cannot be used here: {reason}. Choose {', '.join(here)} or auto."
+    ) from cause
+
+
+def _refuse_both(overrides: Iterable[str]) -> None:
+    """Refuse overrides that say again, and otherwise, what an argument has said."""
+    for path in overrides:
+        argument = {"preset": "preset", "prior": "prior"}.get(path.split(".")[0], "data")
+        raise DataError(
+            f"{path} would be ignored, or the argument {argument} (--{argument}) would: give one "
+            "of them."
+        )
+
+
+def _names_data(card: Card, path: str) -> bool:
+    """Whether a key says what the argument `data` says: which file, or which image."""
+    name, _, key = path.partition(".")
+    section = getattr(card, name, None)
+    if isinstance(section, FileSection):
+        return key in ("file", "manifest")
+    return key == "image" and getattr(section, "kind", None) == "simulation"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from lmaps_science.cards.methods import build_solver
 from lmaps_science.cards.sections import Section, prior_facts
@@ -29,23 +29,20 @@ CardType = TypeVar("CardType", bound="Card")
 
 
 class Card(Section):
-    """What the cards of every kind hold.
+    """What the cards of every kind hold."""
 
-    Attributes:
-        kind: of problem, which decides the rest of the schema.
-        title: one line for lists.
-        description: what the problem is, and what to compare a result with.
-        references: papers and data releases.
-        presets: named solvers, each `{method: ..., option: value, ...}`; one is "default".
-        preset: the one in use. Overrides reach it as `solver.option`.
-    """
-
-    kind: str
-    title: str
-    description: str = ""
-    references: tuple[str, ...] = ()
-    presets: dict[str, dict[str, Any]]
-    preset: str = "default"
+    kind: str = Field(description="Of problem; it decides the rest of the card's keys.")
+    title: str = Field(description="One line for lists.")
+    description: str = Field(
+        "", description="What the problem is, and what to compare a result with."
+    )
+    references: tuple[str, ...] = Field((), description="Papers and data releases.")
+    presets: dict[str, dict[str, Any]] = Field(
+        description="Named solvers: `method` and its options; --preset chooses one."
+    )
+    preset: str = Field(
+        "default", description="The one in use; `--set solver.KEY=VALUE` changes its options."
+    )
 
     @model_validator(mode="after")
     def _check_presets(self) -> Card:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from lmaps_science.cards.registry import find_kind
+from lmaps_science.cards.registry import find_kind, kinds
 from lmaps_science.io.files import DataError, require_memory, suggestion
 from lmaps_science.io.npy import read_npy
 from lmaps_science.manifests import fetch
@@ -18,8 +18,10 @@ from lmaps_science.priors import Denoiser, load_prior
 __all__ = [
     "FileSection",
     "NetworkSection",
+    "Pixels",
     "Section",
     "check_keys",
+    "find_prior",
     "fitting",
     "network_prior",
     "numbered",
@@ -28,6 +30,10 @@ __all__ = [
 ]
 
 Item = TypeVar("Item")
+
+# Pixels along a side of an image: beyond that neither priors nor operators are meant to go, and a
+# slip of the keyboard asks for terabytes.
+Pixels = Annotated[int, Field(ge=4, le=4096)]
 
 
 class Section(BaseModel):
@@ -56,10 +62,12 @@ def check_keys(values: Mapping[str, Any], known: Mapping[str, Any]) -> None:
 
 
 class FileSection(Section):
-    """Measured data: `file`, or the one that `manifest` names in data_manifests/."""
+    """Measured data: a file, or the one of a manifest."""
 
-    file: str | None = None
-    manifest: str | None = None
+    file: str | None = Field(None, description="Path of the measured data; --data goes before it.")
+    manifest: str | None = Field(
+        None, description="Name of public data to use where no file is given, see `lmaps data`."
+    )
 
     def path(self, data: str | Path | None, what: str, example: str) -> Path:
         """The file given with the command, else the section's, else that of its manifest.
@@ -108,14 +116,17 @@ def read_array_file(name: str | Path) -> np.ndarray:
 
 
 class NetworkSection(Section):
-    """A network: `file` is a path, or the name of weights that come with the problems.
+    """A trained network."""
 
-    `config` is for `.pt` checkpoints alone: what their weights cannot tell (`priors.infer_config`).
-    """
-
-    kind: Literal["network"]
-    file: str
-    config: dict[str, Any] | None = None
+    kind: Literal["network"] = Field(description="What the prior is.")
+    file: str = Field(
+        description="Path of its weights, or the name of weights that come with the problems."
+    )
+    config: dict[str, Any] | None = Field(
+        None,
+        description="For .pt checkpoints alone: what their weights cannot tell, such as "
+        "preconditioning (edm, vp, ve or iddpm).",
+    )
 
 
 def network_prior(section: NetworkSection, kind: str) -> Denoiser:
@@ -124,14 +135,31 @@ def network_prior(section: NetworkSection, kind: str) -> Denoiser:
     Raises:
         DataError: a file that is missing, or is no prior.
     """
-    path, shipped = Path(section.file), find_kind(kind, "prior").cards / section.file
-    path = shipped if shipped.is_file() else path
+    return load_prior(find_prior(section.file, kind), config=section.config)
+
+
+def find_prior(name: str | Path, kind: str | None = None) -> Path:
+    """The file of a prior: shipped weights by their name, else a path.
+
+    Args:
+        name: of the file, e.g. "my_prior/prior.safetensors".
+        kind: whose shipped weights have names; None: those of every kind.
+
+    Raises:
+        DataError: neither; with the nearest name.
+    """
+    among = kinds().values() if kind is None else [find_kind(kind, "prior")]
+    shipped = {path.name: path for k in among for path in sorted(k.cards.glob("*.safetensors"))}
+    if str(name) in shipped:
+        return shipped[str(name)]
+    path = Path(name).expanduser()
     if not path.exists():
         raise DataError(
-            f"{path}: no such prior, neither at that path nor in {shipped.parent}. Train one with "
-            "`lmaps prior train`, or take prior 'gaussian', which needs no file."
+            f"{name}: no such prior, neither at that path nor among those that come with the "
+            f"package: {', '.join(shipped) or 'none'}.{suggestion(str(name), shipped)} Train one "
+            "with `lmaps prior train`, or take prior 'gaussian', which needs no file."
         )
-    return load_prior(path, config=section.config)
+    return path
 
 
 def fitting(prior: Denoiser, shape: tuple[int, ...], advice: str) -> Denoiser:

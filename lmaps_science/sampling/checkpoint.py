@@ -78,6 +78,11 @@ class Checkpoint:
         self.counts, self.seconds = saved["counts"], saved["seconds"]
         self._batches = saved["batches"]
 
+    @property
+    def levels(self) -> int:
+        """Levels of all batches that are done."""
+        return sum(len(saved["misfits"]) for saved in self._batches.values())
+
     def track(self, first: int) -> Track | None:
         """The batch that begins with sample ``first``, as last saved."""
         if first not in self._batches:

@@ -8,15 +8,18 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from lmaps_science.metering import Meter
 from lmaps_science.noise import SampleNoise
 from lmaps_science.sampling.checkpoint import Checkpoint, Track
+from lmaps_science.sampling.progress import Progress
 from lmaps_science.sampling.protocol import InverseProblem, Solver, State
 from lmaps_science.sampling.result import Result
 
 __all__ = ["NonFiniteError", "sample"]
+
+
+CHECKPOINT_SECONDS = 30.0  # at most so much work is lost, and a level
 
 
 class NonFiniteError(FloatingPointError):
@@ -49,13 +52,15 @@ def sample(
         n_samples: how many samples.
         seed: any integer >= 0.
         batch_size: samples that run side by side; all when None. Less memory when smaller.
-        progress: show a bar with noise level, data misfit and remaining time.
+        progress: show noise level, data misfit and remaining time: a bar on a terminal and in
+            notebooks, elsewhere a line on stderr after the first level and then every minute.
         trajectory: keep the estimate after every noise level.
         callback: called as ``callback(i, state)`` after level i.
         checkpoint: a file from which the same call goes on after an interruption, and from which
             it returns at once when the run was finished. The file stays: remove it when the result
             is safe.
-        checkpoint_every: levels between two checkpoints.
+        checkpoint_every: levels between two checkpoints; there is one after 30 s, too, and when
+            the run is interrupted (KeyboardInterrupt).
         autocast: run the denoiser in this dtype, e.g. ``torch.bfloat16``.
 
     Raises:
@@ -72,12 +77,8 @@ def sample(
     meter = Meter(store.counts)
     sigmas, chunks, tracks = solver.sigmas, range(0, total, size), []
     levels, started = len(sigmas) - 1, time.monotonic() - store.seconds
-    bar = tqdm(
-        total=levels * len(chunks),
-        disable=not progress,
-        desc=type(solver).__name__,
-        unit="level",
-    )
+    name, saved_at = type(solver).__name__, time.monotonic()
+    bar = Progress(name, levels * len(chunks), store.levels, shown=progress)
     with bar, torch.no_grad():
         for first in chunks:
             plain, noise = _batch(problem, seed, range(first, min(first + size, total)), n_samples)
@@ -87,18 +88,23 @@ def sample(
                 track = Track(solver.init(metered, noise))
             else:
                 meter.counts = spent  # to prepare was counted before the interruption
-            bar.update(track.level)
-            for i in range(track.level, levels):
-                state = solver.step(i, track.state, metered, noise)
-                misfit = plain.misfit(state.estimate)
-                _check_finite(state, misfit, solver, i)
-                track = track.after(state, misfit, trajectory)
-                if callback is not None:
-                    callback(i, state)
-                bar.set_postfix(sigma=f"{float(sigmas[i]):.3g}", misfit=f"{misfit.mean():.4g}")
-                bar.update()
-                if track.level % checkpoint_every == 0 or track.level == levels:
-                    store.save(first, track, meter.counts, time.monotonic() - started)
+            try:
+                for i in range(track.level, levels):
+                    state = solver.step(i, track.state, metered, noise)
+                    misfit = plain.misfit(state.estimate)
+                    _check_finite(state, misfit, solver, i)
+                    track, spent = track.after(state, misfit, trajectory), dict(meter.counts)
+                    if callback is not None:
+                        callback(i, state)
+                    bar.step(sigma=f"{float(sigmas[i]):.3g}", misfit=f"{misfit.mean():.4g}")
+                    late = time.monotonic() - saved_at >= CHECKPOINT_SECONDS
+                    if late or track.level % checkpoint_every == 0 or track.level == levels:
+                        store.save(first, track, spent, time.monotonic() - started)
+                        saved_at = time.monotonic()
+            except KeyboardInterrupt:
+                if track.level:  # the level under way is done again, and counted again
+                    store.save(first, track, spent, time.monotonic() - started)
+                raise
             tracks.append(track)
     return _result(problem, solver, seed, tracks, meter.counts, time.monotonic() - started)
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lmaps_science.commands import PLAIN, reported
+from lmaps_science.commands import PLAIN, Force, reported
 
 __all__ = ["app"]
 
@@ -36,6 +36,7 @@ def simulate(
     scan_interval: Annotated[float, typer.Option(help="From scan to scan [s].")] = 600.0,
     integration: Annotated[float, typer.Option(help="Length of a scan [s].")] = 300.0,
     seed: Annotated[int, typer.Option(min=0, help="Of noise and gains.")] = 0,
+    force: Force = False,
 ) -> None:
     """Observe an image with radio telescopes.
 
@@ -45,9 +46,13 @@ def simulate(
     lmaps simulate model.fits --coverage measured.uvfits --out sim.uvfits
     """
     from lmaps_science.cards.load import load_card
-    from lmaps_science.io import atomic_write, read_array, write_fits, write_uvfits
+    from lmaps_science.io import DataError, atomic_write, read_array, write_fits, write_uvfits
+    from lmaps_science.io.folders import new_file
     from lmaps_science.problems.black_hole.data import observe, true_image
 
+    out, truth = new_file(out, force), None if truth is None else new_file(truth, force)
+    if truth == out:
+        raise DataError(f"--out and --truth are both {out}: give each a file of its own.")
     read_array(array)  # says which there are, even where the coverage makes it superfluous
     source = {"kind": "uvfits", "file": str(coverage)} if coverage else None
     if flux is None and image.startswith("phantom:"):

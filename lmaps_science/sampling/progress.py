@@ -1,0 +1,101 @@
+"""How far a run is: a bar on a terminal and in notebooks, plain lines in logs, or nothing."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from tqdm.auto import tqdm
+
+__all__ = ["Progress", "say"]
+
+
+class Progress:
+    """Shows the steps of a run, and how long the rest will take.
+
+    Where stderr is no terminal, a line tells after the first step what it cost and what all will
+    take, and then a line a minute.
+
+    Args:
+        name: what runs.
+        total: how many steps it has.
+        done: steps of an earlier run from which this one goes on.
+        unit: what a step is called.
+        shown: False to show nothing.
+
+    Example:
+        with Progress("LMAPS", total=40) as progress:
+            progress.step(misfit="213")
+    """
+
+    SECONDS = 60.0  # between two lines
+
+    def __init__(
+        self, name: str, total: int, done: int = 0, *, unit: str = "level", shown: bool = True
+    ) -> None:
+        self._name, self._total, self._unit = name, total, unit
+        self._first = self._done = done
+        self._lines = shown and not _redraws()
+        self._started = self._told = time.monotonic()
+        if shown and done:
+            say(f"{name}: resuming at {unit} {done} of {total}")
+        self._bar = tqdm(
+            total=total,
+            initial=done,
+            disable=not shown or self._lines,
+            desc=name,
+            unit=unit,
+            smoothing=0.05,
+        )
+
+    def step(self, **facts: str) -> None:
+        """One more step is done; `facts` say where the run stands."""
+        self._done += 1
+        self._bar.set_postfix(facts, refresh=False)
+        self._bar.update()
+        now = time.monotonic()
+        first = self._done == self._first + 1
+        if not self._lines or not (first or now - self._told >= self.SECONDS):
+            return
+        self._told = now
+        spent = now - self._started
+        left = spent / (self._done - self._first) * (self._total - self._done)
+        at = f"{self._name}: {self._unit} {self._done} of {self._total}"
+        if first:
+            say(f"{at} took {duration(spent)}; about {duration(left)} to go")
+            return
+        known = "".join(f", {key} {value}" for key, value in facts.items())
+        say(f"{at}{known}; {duration(spent)} so far, about {duration(left)} to go")
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.close()
+
+
+def say(line: str) -> None:
+    """A line on stderr, above a bar where there is one."""
+    tqdm.write(line, file=sys.stderr)
+
+
+def duration(seconds: float) -> str:
+    """In words: `2.1 s`, `3 min 20 s`, `2 h 5 min`."""
+    if seconds < 100:
+        return f"{seconds:.2g} s"
+    minutes = round(seconds / 60)
+    if minutes < 10:
+        return f"{int(seconds) // 60} min {int(seconds) % 60} s"
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _redraws() -> bool:
+    """Whether a bar that redraws itself can be seen: on a terminal, and as a notebook's widget."""
+    widget = any(cls.__module__ == "tqdm.notebook" for cls in tqdm.__mro__)
+    return widget or sys.stderr.isatty()

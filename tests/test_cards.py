@@ -1,0 +1,97 @@
+"""Cards: overrides in any order, shipped weights by name, and every key explained."""
+
+import shutil
+
+import pytest
+import yaml
+
+from lmaps_science import list_problems, load_card
+from lmaps_science.cards.files import override
+from lmaps_science.cards.reference import annotated, undescribed
+from lmaps_science.cards.registry import kinds
+from lmaps_science.cards.sections import Pixels, Section, find_prior
+from lmaps_science.io import DataError
+
+CARD = {
+    "preset": "a",
+    "presets": {"a": {"method": "dps", "levels": 5}, "b": {"method": "lmaps", "kappa1": 1.0}},
+    "physics": {"kind": "born", "svd": False},
+}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_order_of_overrides_does_not_matter(order):
+    changes = {
+        "physics.tolerance": "1e-3",
+        "physics.kind": "full_wave",
+        "solver.local.iterations": 7,
+        "solver.local.method": "lbfgs",
+        "solver.levels": 9,
+        "solver.method": "daps",
+        "presets.c.method": "dps",
+        "preset": "c",
+    }
+    changed = override(CARD, dict(list(changes.items())[::order]))
+    assert changed["physics"] == {"kind": "full_wave", "tolerance": "1e-3"}
+    local = {"method": "lbfgs", "iterations": 7}
+    assert changed["presets"]["c"] == {"method": "daps", "levels": 9, "local": local}
+    assert changed["presets"]["a"] == CARD["presets"]["a"]
+
+
+def test_shipped_weights_are_found_by_name_and_others_by_path(tmp_path):
+    shipped = find_prior("black_hole_64.safetensors")
+    assert find_prior("black_hole_64.safetensors", "black_hole") == shipped
+    with pytest.raises(DataError, match=r"no such prior.*Did you mean 'mri_brain.safetensors'"):
+        find_prior("mri_brian.safetensors", "mri")
+    with pytest.raises(DataError, match="no such prior"):
+        find_prior("black_hole_64.safetensors", "mri")
+    own = shutil.copy(shipped, tmp_path / "black_hole_64.safetensors")
+    assert find_prior(own) == own
+
+
+@pytest.mark.parametrize("name", list_problems())
+def test_a_card_shown_in_full_is_the_card(name):
+    card = load_card(name)
+    shown = annotated(card)
+    assert yaml.safe_load(shown) == card.model_dump(mode="json")
+    assert max(map(len, shown.splitlines())) <= 105
+
+
+def test_keys_are_shown_with_what_they_may_be():
+    shown = annotated(load_card("black_hole/m87_2017"))
+    for part in (
+        "(text or null; default: null)\n  manifest: m87_2017_095_lo",
+        "list of 3: number; default: [1.0, 1.0, 0.5]",
+        "(simulation or uvfits)\n  kind: uvfits",
+        "number > 0; default: 160.0",
+        "  # Also: zeta: 0.25, scale_free: true, time_min: 0.001.\n"
+        "  dps: {method: dps, levels: 300}",
+    ):
+        assert part in shown
+
+
+@pytest.mark.parametrize("kind", kinds().values(), ids=kinds())
+def test_every_key_is_described(kind):
+    assert undescribed(kind.card_class) == []
+
+
+def test_undescribed_keys_are_found_in_sections_too():
+    class Inner(Section):
+        size: int = 3
+
+    class Outer(Section):
+        inner: Inner = Inner()
+        several: tuple[Inner, ...] = ()
+
+    assert undescribed(Outer) == ["Outer.several", "Inner.size"]
+    assert "\n  # whole number; default: 3\n  size: 3" in annotated(Outer())
+
+
+def test_absurd_grids_are_refused():
+    class Grid(Section):
+        npix: Pixels = 64
+
+    assert Grid(npix=4096).npix == 4096
+    for wrong in (0, -64, 2, 1_000_000):
+        with pytest.raises(ValueError, match="npix"):
+            Grid(npix=wrong)

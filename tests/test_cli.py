@@ -279,7 +279,7 @@ def test_lists():
     assert "black_hole/m87_2017" in lmaps("problems").stdout
     shown = lmaps("problems", "black_hole/uvfits").stdout
     assert "zero_baselines: rescale" in shown
-    assert "# rescale or keep or drop; default: rescale" in shown
+    assert "(rescale or keep or drop; default: rescale)" in re.sub(r"\n *# ", " ", shown)
     assert "m87_2017_095_lo" in lmaps("data").stdout
     assert lmaps("--version").stdout.startswith("lmaps-science ")
 

@@ -9,6 +9,7 @@ import dataclasses
 import inspect
 import re
 import textwrap
+import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -39,12 +40,14 @@ def annotated(card: Card) -> str:
 
 
 def undescribed(schema: type[BaseModel]) -> list[str]:
-    """Keys of a schema, `Section.key`, that say nothing of their meaning."""
+    """Keys of a schema, `Section.key`, that say nothing of their meaning; sections' classes do."""
     found = []
     for model in _models(schema):
-        found += [
-            f"{model.__name__}.{name}" for name in model.model_fields if not _meaning(model, name)
-        ]
+        for name, field in model.model_fields.items():
+            parts = typing.get_args(field.annotation) or (field.annotation,)
+            section = all(inspect.isclass(part) and issubclass(part, BaseModel) for part in parts)
+            if not section and not _meaning(model, name):
+                found.append(f"{model.__name__}.{name}")
     return found
 
 
@@ -57,7 +60,7 @@ def _models(schema: type[BaseModel]) -> list[type[BaseModel]]:
         if inspect.isclass(hint) and issubclass(hint, BaseModel):
             found += [model for model in _models(hint) if model not in found]
         else:
-            pending += getattr(hint, "__args__", ())
+            pending += typing.get_args(hint)
     return found
 
 

@@ -34,14 +34,15 @@ class Card(Section):
     kind: str = Field(description="Of problem; it decides the rest of the card's keys.")
     title: str = Field(description="One line for lists.")
     description: str = Field(
-        "", description="What the problem is, and what to compare a result with."
+        default="", description="What the problem is, and what to compare a result with."
     )
-    references: tuple[str, ...] = Field((), description="Papers and data releases.")
+    references: tuple[str, ...] = Field(default=(), description="Papers and data releases.")
     presets: dict[str, dict[str, Any]] = Field(
         description="Named solvers: `method` and its options; --preset chooses one."
     )
     preset: str = Field(
-        "default", description="The one in use; `--set solver.KEY=VALUE` changes its options."
+        default="default",
+        description="The one in use; `--set solver.KEY=VALUE` changes its options.",
     )
 
     @model_validator(mode="after")

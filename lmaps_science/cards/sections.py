@@ -64,9 +64,12 @@ def check_keys(values: Mapping[str, Any], known: Mapping[str, Any]) -> None:
 class FileSection(Section):
     """Measured data: a file, or the one of a manifest."""
 
-    file: str | None = Field(None, description="Path of the measured data; --data goes before it.")
+    file: str | None = Field(
+        default=None, description="Path of the measured data; --data goes before it."
+    )
     manifest: str | None = Field(
-        None, description="Name of public data to use where no file is given, see `lmaps data`."
+        default=None,
+        description="Name of public data to use where no file is given, see `lmaps data`.",
     )
 
     def path(self, data: str | Path | None, what: str, example: str) -> Path:
@@ -123,7 +126,7 @@ class NetworkSection(Section):
         description="Path of its weights, or the name of weights that come with the problems."
     )
     config: dict[str, Any] | None = Field(
-        None,
+        default=None,
         description="For .pt checkpoints alone: what their weights cannot tell, such as "
         "preconditioning (edm, vp, ve or iddpm).",
     )

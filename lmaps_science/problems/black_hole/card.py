@@ -42,11 +42,23 @@ class GaussianSection(Section):
     maximum `width_uas`; every pixel deviates by `std`, with correlations over `correlation_uas`.
     """
 
-    kind: Literal["gaussian"]
-    peak: PositiveFloat = 0.4
-    width_uas: PositiveFloat = 60.0
-    std: PositiveFloat = 0.15
-    correlation_uas: PositiveFloat = 15.0
+    kind: Literal["gaussian"] = Field(
+        description="What the prior is: a trained network, or a Gaussian that needs no file."
+    )
+    peak: PositiveFloat = Field(
+        default=0.4, description="Height of the mean image, where images have a peak of about 1."
+    )
+    width_uas: PositiveFloat = Field(
+        default=60.0, description="Full width at half maximum of the mean image [microarcsecond]."
+    )
+    std: PositiveFloat = Field(
+        default=0.15, description="Standard deviation of every pixel, in units of the images' peak."
+    )
+    correlation_uas: PositiveFloat = Field(
+        default=15.0,
+        description="Length over which pixels deviate together, full width at half maximum "
+        "[microarcsecond].",
+    )
 
 
 class MisfitSection(Section):
@@ -56,9 +68,17 @@ class MisfitSection(Section):
     images have peak 1, so the flux in their unit is known only when the true peak is.
     """
 
-    weights: tuple[FiniteFloat, FiniteFloat, FiniteFloat] = (1.0, 1.0, 0.5)
-    fit_flux: bool = False
-    flux_sigma: PositiveFloat = 2.0
+    weights: tuple[FiniteFloat, FiniteFloat, FiniteFloat] = Field(
+        default=(1.0, 1.0, 0.5), description="Of closure phases, log closure amplitudes and flux."
+    )
+    fit_flux: bool = Field(
+        default=False,
+        description="Whether the flux is part of the misfit; in simulations alone, since the unit "
+        "of the prior's images is the true peak.",
+    )
+    flux_sigma: PositiveFloat = Field(
+        default=2.0, description="Standard deviation of the flux, in units of the image's peak."
+    )
 
     @field_validator("weights")
     @classmethod
@@ -80,7 +100,11 @@ class BlackHoleCard(Card):
     image: ImageSection = ImageSection()
     prior: Annotated[NetworkSection | GaussianSection, Field(discriminator="kind")]
     misfit: MisfitSection = MisfitSection()
-    metrics: Literal["exact", "inversebench"] = "exact"
+    metrics: Literal["exact", "inversebench"] = Field(
+        default="exact",
+        description="Definitions of the metrics: free of units, or the InverseBench benchmark's "
+        "own.",
+    )
 
     def problem(
         self,

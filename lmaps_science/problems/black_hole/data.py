@@ -41,14 +41,41 @@ SKY = {
 class MeasuredSection(FileSection):
     """Visibilities from a uvfits file; the options are those of `io.read_uvfits`."""
 
-    kind: Literal["uvfits"]
-    average_seconds: PositiveFloat | Literal["scan"] | None = "scan"
-    systematic: float = 0.02
-    snr_cut: float = 3.0
-    fraction: float = 1.0
-    flux: PositiveFloat | None = None
-    flux_baseline: str | None = None
-    zero_baselines: Literal["rescale", "keep", "drop"] = "rescale"
+    kind: Literal["uvfits"] = Field(
+        description="Where the data are from: a uvfits file, or a simulation."
+    )
+    average_seconds: PositiveFloat | Literal["scan"] | None = Field(
+        default="scan",
+        description="Coherent average of each baseline: over scans, over bins of so many s, or "
+        "none.",
+    )
+    systematic: float = Field(
+        default=0.02,
+        description="This fraction of each visibility's amplitude is added to its error in "
+        "quadrature; in [0, 1).",
+    )
+    snr_cut: float = Field(
+        default=3.0,
+        description="Lowest signal-to-noise ratio of a closure quantity that is used; 0 keeps all.",
+    )
+    fraction: float = Field(
+        default=1.0, description="Part of the times that is used, from the first on; in (0, 1]."
+    )
+    flux: PositiveFloat | None = Field(
+        default=None,
+        description="Total flux density of the compact source [Jy], known from elsewhere; null: "
+        "unknown, or that of flux_baseline.",
+    )
+    flux_baseline: str | None = Field(
+        default=None,
+        description="The baseline that measures the total flux, such as AA-AP, or shortest; where "
+        "flux is null.",
+    )
+    zero_baselines: Literal["rescale", "keep", "drop"] = Field(
+        default="rescale",
+        description="Baselines below 0.1 Glambda, which also see emission outside the image: scale "
+        "to the flux, keep, or drop.",
+    )
 
 
 class SimulatedSection(Section):
@@ -60,32 +87,94 @@ class SimulatedSection(Section):
     sky of M87* where the image has none.
     """
 
-    kind: Literal["simulation"]
-    image: str = "phantom:0"
-    phantom_seed: int = 1
-    flux: PositiveFloat | None = 0.6
-    array: str = "EHT2017"
-    coverage: MeasuredSection | None = None
-    source: str | None = None
-    ra_hours: float | None = None
-    dec_degrees: float | None = None
-    frequency_hz: PositiveFloat | None = None
-    mjd: int | None = None
-    scan_interval_seconds: PositiveFloat = 600.0
-    integration_seconds: PositiveFloat = 300.0
-    thermal_noise: bool = True
-    gain_std: float = 0.0
-    random_phases: bool = True
-    systematic: float = Field(default=0.0, ge=0, lt=1)
-    snr_cut: float = 0.0
-    seed: int = 0
+    kind: Literal["simulation"] = Field(
+        description="Where the data are from: a uvfits file, or a simulation."
+    )
+    image: str = Field(
+        default="phantom:0",
+        description="What is observed: a file (FITS, or ehtim's text format), or phantom:K, the "
+        "random image number K; --data goes before it.",
+    )
+    phantom_seed: int = Field(
+        default=1,
+        description="Which set of phantoms; 1 and above are images on which the prior was not "
+        "trained.",
+    )
+    flux: PositiveFloat | None = Field(
+        default=0.6,
+        description="The image is scaled to this total flux [Jy]; null leaves it as it is.",
+    )
+    array: str = Field(
+        default="EHT2017",
+        description="Telescopes: an array by name, or a file of stations; without coverage.",
+    )
+    coverage: MeasuredSection | None = Field(
+        default=None,
+        description="Measured data whose baselines, times and noise to take instead of the "
+        "array's: a section of kind uvfits.",
+    )
+    source: str | None = Field(default=None, description="Name of the source; null: the image's.")
+    ra_hours: float | None = Field(
+        default=None, description="Right ascension [h]; null: the image's."
+    )
+    dec_degrees: float | None = Field(
+        default=None, description="Declination [degree]; null: the image's."
+    )
+    frequency_hz: PositiveFloat | None = Field(
+        default=None, description="Observing frequency [Hz]; null: the image's."
+    )
+    mjd: int | None = Field(
+        default=None, description="Modified Julian day of the observation; null: the image's."
+    )
+    scan_interval_seconds: PositiveFloat = Field(
+        default=600.0, description="Time from the start of one scan to that of the next [s]."
+    )
+    integration_seconds: PositiveFloat = Field(
+        default=300.0,
+        description="Length of a scan [s], which is averaged; it sets the thermal noise.",
+    )
+    thermal_noise: bool = Field(
+        default=True,
+        description="Whether the visibilities have thermal noise; their errors state it in any "
+        "case.",
+    )
+    gain_std: float = Field(
+        default=0.0,
+        description="Standard deviation of the logarithm of the stations' gain amplitudes, e.g. "
+        "0.1.",
+    )
+    random_phases: bool = Field(
+        default=True, description="Whether the atmosphere scrambles the stations' phases."
+    )
+    systematic: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="This fraction of each visibility's amplitude is added to its stated error in "
+        "quadrature.",
+    )
+    snr_cut: float = Field(
+        default=0.0,
+        description="Lowest signal-to-noise ratio of a closure quantity that is used; 0 keeps all.",
+    )
+    seed: int = Field(default=0, description="Of the random numbers of noise, gains and phases.")
 
 
 class ImageSection(Section):
     """The grid of the reconstruction: pixels along each side, and the width they span."""
 
-    npix: int = Field(default=64, ge=8, le=1024)
-    fov_uas: float = Field(default=160.0, ge=1.0, le=1e6)
+    npix: int = Field(
+        default=64,
+        ge=8,
+        le=1024,
+        description="Pixels along each side; a network prior has its own number.",
+    )
+    fov_uas: float = Field(
+        default=160.0,
+        ge=1.0,
+        le=1e6,
+        description="Field of view along each side [microarcsecond].",
+    )
 
 
 # ---------------------------------------------------------------- data

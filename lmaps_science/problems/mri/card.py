@@ -44,11 +44,28 @@ class SamplingSection(Section):
     its quality where there is no image to compare with.
     """
 
-    acceleration: PositiveFloat | None = 4.0
-    axis: int = -1
-    pattern: Literal["random", "equispaced"] = "random"
-    hold_out: float = Field(default=0.0, ge=0, lt=1)
-    seed: int = 0
+    acceleration: PositiveFloat | None = Field(
+        default=4.0,
+        description="Keep one of so many lines of a fully sampled scan; null keeps what was "
+        "acquired.",
+    )
+    axis: int = Field(
+        default=-1,
+        description="The axis along which lines are left out: -1 keeps columns, -2 rows.",
+    )
+    pattern: Literal["random", "equispaced"] = Field(
+        default="random", description="How the lines outside the centre are chosen."
+    )
+    hold_out: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Share of the samples outside the centre of 24 x 24 that is kept back at "
+        "random, to be predicted (held_out_error).",
+    )
+    seed: int = Field(
+        default=0, description="Of the random choice of lines and of samples kept back."
+    )
 
 
 class MapsSection(Section):
@@ -59,7 +76,11 @@ class MapsSection(Section):
     possible in retrospective studies alone, and to be said with their results.
     """
 
-    source: Literal["calibration", "file", "full"] = "calibration"
+    source: Literal["calibration", "file", "full"] = Field(
+        default="calibration",
+        description="Where the coil maps come from: estimated from the acquired centre, the file's "
+        "own, or from all of k-space (in retrospective studies alone).",
+    )
 
 
 class NoiseSection(Section):
@@ -71,9 +92,19 @@ class NoiseSection(Section):
     then hold no signal; `coils` compresses them to as many virtual ones.
     """
 
-    sigma: PositiveFloat | None = None
-    prewhiten: bool = False
-    coils: PositiveInt | None = None
+    sigma: PositiveFloat | None = Field(
+        default=None,
+        description="Standard deviation of the complex noise of a sample (E|n|^2 = sigma^2), in "
+        "units of k-space; null: estimated from outer k-space.",
+    )
+    prewhiten: bool = Field(
+        default=False,
+        description="Make the coils' noise independent and of unit variance first, by the file's "
+        "noise scan, else by the corners of k-space.",
+    )
+    coils: PositiveInt | None = Field(
+        default=None, description="Compress the coils to so many virtual ones; null keeps them."
+    )
 
 
 class GaussianSection(Section):
@@ -83,9 +114,19 @@ class GaussianSection(Section):
     pixel) below which the spectrum is flat.
     """
 
-    kind: Literal["gaussian"]
-    std: PositiveFloat = 0.4
-    cutoff: PositiveFloat = 0.01
+    kind: Literal["gaussian"] = Field(
+        description="What the prior is: a trained network, or a Gaussian that needs no file."
+    )
+    std: PositiveFloat = Field(
+        default=0.4,
+        description="Standard deviation of real and imaginary part, in units of the image's 99th "
+        "percentile.",
+    )
+    cutoff: PositiveFloat = Field(
+        default=0.01,
+        description="Frequency [cycles per pixel] below which the amplitude spectrum, else 1/k, is "
+        "flat.",
+    )
 
 
 class MRICard(Card):
@@ -96,7 +137,11 @@ class MRICard(Card):
     sampling: SamplingSection = SamplingSection()
     maps: MapsSection = MapsSection()
     noise: NoiseSection = NoiseSection()
-    scaling: Literal["acquired", "reference"] = "acquired"
+    scaling: Literal["acquired", "reference"] = Field(
+        default="acquired",
+        description="Whose 99th percentile becomes 1: that of the image of the acquired samples, "
+        "or of the fully sampled one.",
+    )
     prior: Annotated[NetworkSection | GaussianSection, Field(discriminator="kind")]
 
     def problem(

@@ -34,12 +34,29 @@ class MeasuredKSpace(FileSection):
     with its coil maps: the benchmark's simulated variant.
     """
 
-    kind: Literal["file"]
-    slice: int = 0
-    maps_file: str | None = None
-    benchmark_crop: bool = False
-    acquired: Literal["nonzero", "all"] = "nonzero"
-    noiseless: bool = False
+    kind: Literal["file"] = Field(
+        description="Where the data are from: a file of k-space, or a simulation."
+    )
+    slice: int = Field(
+        default=0, description="Which slice of the file, from 0; negative: from the end."
+    )
+    maps_file: str | None = Field(
+        default=None, description="Path of coil maps for it, where they are in a file of their own."
+    )
+    benchmark_crop: bool = Field(
+        default=False,
+        description="Reduce each slice to 320 x 320 pixels, as the InverseBench benchmark does.",
+    )
+    acquired: Literal["nonzero", "all"] = Field(
+        default="nonzero",
+        description="Which samples were measured where the file has no mask: those that are not "
+        "zero, or all.",
+    )
+    noiseless: bool = Field(
+        default=False,
+        description="Replace k-space by that of the slice's own fully sampled image: the "
+        "benchmark's simulated variant.",
+    )
 
 
 class SimulatedKSpace(Section):
@@ -51,13 +68,27 @@ class SimulatedKSpace(Section):
     image's 99th percentile.
     """
 
-    kind: Literal["simulation"]
-    image: str = "shepp_logan"
-    phantom_seed: int = 1
-    npix: PositiveInt = 192
-    coils: PositiveInt = 8
-    noise: float = Field(default=0.02, ge=0)
-    seed: int = 0
+    kind: Literal["simulation"] = Field(
+        description="Where the data are from: a file of k-space, or a simulation."
+    )
+    image: str = Field(
+        default="shepp_logan",
+        description="What is observed: shepp_logan, brain:K (random head number K; extra `brain`), "
+        "or an .npy file (H, W), real or complex; --data goes before it.",
+    )
+    phantom_seed: int = Field(
+        default=1,
+        description="Which set of heads; 1 and above are heads on which the prior was not trained.",
+    )
+    npix: PositiveInt = Field(default=192, description="Pixels along each side of a phantom.")
+    coils: PositiveInt = Field(default=8, description="How many coils stand around the image.")
+    noise: float = Field(
+        default=0.02,
+        ge=0,
+        description="Standard deviation of the complex noise of a k-space sample, in units of the "
+        "image's 99th percentile.",
+    )
+    seed: int = Field(default=0, description="Of the random numbers of the noise.")
 
 
 # ---------------------------------------------------------------- data

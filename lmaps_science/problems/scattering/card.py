@@ -53,9 +53,19 @@ class PhysicsSection(Section):
     which DDRM, DDNM and ExactSVD need. `tolerance` is that of full-wave fields.
     """
 
-    kind: Physics = "benchmark"
-    svd: bool = False
-    tolerance: PositiveFloat = 1e-4
+    kind: Physics = Field(
+        default="benchmark",
+        description="How the object scatters: the InverseBench benchmark's linear formula, the "
+        "Born approximation (linear), or all of it.",
+    )
+    svd: bool = Field(
+        default=False,
+        description="Compute singular vectors (once; they are kept on disk), which DDRM, DDNM and "
+        "ExactSVD need; linear, of one frequency.",
+    )
+    tolerance: PositiveFloat = Field(
+        default=1e-4, description="Relative error at which the full-wave fields are accepted."
+    )
 
 
 class GaussianSection(Section):
@@ -65,18 +75,33 @@ class GaussianSection(Section):
     pixels go together (full width at half maximum), as a share of the image's side.
     """
 
-    kind: Literal["gaussian"]
-    mean: float = 0.1
-    std: PositiveFloat = 0.25
-    correlation: PositiveFloat = 0.06
+    kind: Literal["gaussian"] = Field(
+        description="What the prior is: a trained network, a Gaussian, or total variation; the "
+        "last two need no file."
+    )
+    mean: float = Field(default=0.1, description="Mean of every pixel, in units of max_contrast.")
+    std: PositiveFloat = Field(
+        default=0.25, description="Standard deviation of every pixel, in units of max_contrast."
+    )
+    correlation: PositiveFloat = Field(
+        default=0.06,
+        description="Length over which pixels deviate together, full width at half maximum, as a "
+        "share of the image's side.",
+    )
 
 
 class TotalVariationSection(Section):
     """Images of constant regions, see `priors.TotalVariationPrior`; `weight` is in model space."""
 
-    kind: Literal["total_variation"]
-    weight: PositiveFloat = 5.0
-    iterations: PositiveInt = 50
+    kind: Literal["total_variation"] = Field(
+        description="What the prior is: a trained network, a Gaussian, or total variation; the "
+        "last two need no file."
+    )
+    weight: PositiveFloat = Field(
+        default=5.0,
+        description="Of the total variation, in model space, where images lie in [-1, 1].",
+    )
+    iterations: PositiveInt = Field(default=50, description="Of the denoiser's inner minimisation.")
 
 
 PriorSection = NetworkSection | GaussianSection | TotalVariationSection
@@ -94,8 +119,15 @@ class ScatteringCard(Card):
     observation: Annotated[MeasuredFields | SimulatedFields, Field(discriminator="kind")]
     image: ImageSection = ImageSection()
     physics: PhysicsSection = PhysicsSection()
-    sigma_factor: PositiveFloat = 1.0
-    targets: dict[str, tuple[DiscSection, ...]] = Field(default={})
+    sigma_factor: PositiveFloat = Field(
+        default=1.0,
+        description="The noise that the reconstruction assumes, relative to the one that there is.",
+    )
+    targets: dict[str, tuple[DiscSection, ...]] = Field(
+        default={},
+        description="Objects known to consist of discs, by name (of the data's file, without "
+        "suffix): drawn and measured, never used to reconstruct.",
+    )
     prior: Annotated[PriorSection, Field(discriminator="kind")]
 
     def problem(

@@ -49,10 +49,22 @@ class MeasuredFields(FileSection):
     one alone is off by.
     """
 
-    kind: Literal["fresnel"]
-    frequencies_ghz: tuple[PositiveFloat, ...] | None = None
-    within: PositiveFloat = 1.0
-    relative_noise: PositiveFloat = 0.3
+    kind: Literal["fresnel"] = Field(
+        description="Where the data are from: a file of the Institut Fresnel, or a simulation."
+    )
+    frequencies_ghz: tuple[PositiveFloat, ...] | None = Field(
+        default=None, description="The frequencies used [GHz]; null: all."
+    )
+    within: PositiveFloat = Field(
+        default=1.0,
+        description="Receivers within this angle of the point opposite the transmitter calibrate "
+        "its field [degree].",
+    )
+    relative_noise: PositiveFloat = Field(
+        default=0.3,
+        description="Standard deviation of a datum, in units of the scattered field's root mean "
+        "square at its frequency.",
+    )
 
 
 class SimulatedFields(Section):
@@ -70,21 +82,66 @@ class SimulatedFields(Section):
     scattered field at its frequency.
     """
 
-    kind: Literal["simulation"]
-    image: str = "phantom:0"
-    phantom_seed: int = Field(default=1, ge=0)
-    contrast: PositiveFloat = 1.0
-    transmitters: PositiveInt = 20
-    receivers: PositiveInt = 360
-    radius: PositiveFloat = 1.6
-    missing_transmitters: float = Field(default=0.0, ge=0, lt=1)
-    missing_receivers: float = Field(default=0.0, ge=0, lt=1)
-    aperture: float = Field(default=360.0, gt=0, le=360)
-    frequencies_ghz: tuple[PositiveFloat, ...] | None = None
-    physics: Physics | None = None
-    noise: float = Field(default=1e-4, ge=0)
-    relative_noise: float = Field(default=0.0, ge=0)
-    seed: int = Field(default=0, ge=0)
+    kind: Literal["simulation"] = Field(
+        description="Where the data are from: a file of the Institut Fresnel, or a simulation."
+    )
+    image: str = Field(
+        default="phantom:0",
+        description="What scatters: phantom:K, random nuclei number K; target:NAME, discs of the "
+        "card's targets; or an .npy file (npix, npix) of the contrast; --data goes "
+        "before it.",
+    )
+    phantom_seed: int = Field(
+        default=1,
+        ge=0,
+        description="Which set of phantoms; 1 and above are images on which the prior was not "
+        "trained.",
+    )
+    contrast: PositiveFloat = Field(
+        default=1.0, description="Contrast (relative permittivity - 1) of a phantom where it is 1."
+    )
+    transmitters: PositiveInt = Field(
+        default=20, description="How many, at equal angles from 0 to 359 degrees."
+    )
+    receivers: PositiveInt = Field(
+        default=360, description="How many, at equal angles from 0 to 359 degrees."
+    )
+    radius: PositiveFloat = Field(
+        default=1.6, description="Of the circle of transmitters and receivers [m]."
+    )
+    missing_transmitters: float = Field(
+        default=0.0, ge=0, lt=1, description="Share of the transmitters that is lost, at random."
+    )
+    missing_receivers: float = Field(
+        default=0.0, ge=0, lt=1, description="Share of the receivers that is lost, at random."
+    )
+    aperture: float = Field(
+        default=360.0,
+        gt=0,
+        le=360,
+        description="Transmitters and receivers farther than half of this angle from 0 are lost "
+        "[degree].",
+    )
+    frequencies_ghz: tuple[PositiveFloat, ...] | None = Field(
+        default=None,
+        description="Frequencies [GHz]; null: one, of six pixels per wavelength, as in the "
+        "InverseBench benchmark.",
+    )
+    physics: Physics | None = Field(
+        default=None, description="What makes the data; null: the physics of the reconstruction."
+    )
+    noise: float = Field(
+        default=1e-4,
+        ge=0,
+        description="Standard deviation of a datum's complex noise, in units of the field.",
+    )
+    relative_noise: float = Field(
+        default=0.0,
+        ge=0,
+        description="The same in units of the scattered field's root mean square at its frequency; "
+        "both add in quadrature.",
+    )
+    seed: int = Field(default=0, ge=0, description="Of the random numbers of noise and losses.")
 
 
 class ImageSection(Section):
@@ -93,18 +150,22 @@ class ImageSection(Section):
     Model space [-1, 1] is that range; a network prior was trained on images so scaled.
     """
 
-    npix: PositiveInt = 128
-    side: PositiveFloat = 0.18
-    max_contrast: PositiveFloat = 1.0
+    npix: PositiveInt = Field(default=128, description="Pixels along each side.")
+    side: PositiveFloat = Field(default=0.18, description="Length of each side [m].")
+    max_contrast: PositiveFloat = Field(
+        default=1.0,
+        description="Largest contrast (relative permittivity - 1) of an image; a network prior was "
+        "trained on images so scaled.",
+    )
 
 
 class DiscSection(Section):
     """A cylinder of the object, as published."""
 
-    name: str
-    centre_mm: tuple[float, float]
-    diameter_mm: PositiveFloat
-    permittivity: PositiveFloat
+    name: str = Field(description="Of the cylinder.")
+    centre_mm: tuple[float, float] = Field(description="Its centre, x and y [mm].")
+    diameter_mm: PositiveFloat = Field(description="Its diameter [mm].")
+    permittivity: PositiveFloat = Field(description="Its relative permittivity.")
 
 
 # ---------------------------------------------------------------- data

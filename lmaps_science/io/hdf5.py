@@ -6,6 +6,8 @@ whose numbers are stored elsewhere. All three are refused; links inside of the f
 
 from __future__ import annotations
 
+import math
+import struct
 from pathlib import Path
 
 import h5py
@@ -24,6 +26,8 @@ __all__ = [
 ]
 
 _MOST_LINKS = 20
+_COLLECTION = b"GCOL\1\0\0\0"
+_MOST_COLLECTED = 1 << 24  # bytes; a collection holds one long text, or short ones in 4096 bytes
 MOST_SCANNED = 1 << 28  # bytes; larger files are taken as they are
 
 
@@ -167,18 +171,33 @@ def text(file: h5py.File, name: str, most: int) -> bytes | None:
 
 
 def _text_length(dataset: h5py.Dataset) -> float:
-    """Bytes of its one string, as it is stored: HDF5 allocates what a damaged length says."""
+    """Bytes of its one string, as it is stored; infinitely many where that cannot be read safely.
+
+    A string of variable length is stored as its length, and the address of a collection and the
+    index in it that hold it. HDF5 allocates what a damaged length says, and walks through a damaged
+    collection for ever.
+    """
     if h5py.check_string_dtype(dataset.dtype) is None or dataset.dtype.kind != "O":
         return float(dataset.dtype.itemsize)
-    if dataset.chunks is not None:
-        stored = dataset.id.read_direct_chunk((0,) * dataset.ndim)[1]
-        return float(int.from_bytes(stored[:4], "little"))
     place = dataset.id.get_offset()
-    if place is None:  # in the header of the dataset, or never written
-        return 0.0 if dataset.id.get_storage_size() == 0 else float("inf")
     with open(dataset.file.filename, "rb") as raw:
-        raw.seek(place)
-        return float(int.from_bytes(raw.read(4), "little"))
+        if dataset.chunks is not None:
+            stored = dataset.id.read_direct_chunk((0,) * dataset.ndim)[1]
+        elif place is not None:
+            raw.seek(place)
+            stored = raw.read(16)
+        else:  # in the header of the dataset, or never written
+            return 0.0 if dataset.id.get_storage_size() == 0 else math.inf
+        length, address, index = struct.unpack_from("<IQI", stored)
+        if length == 0:
+            return 0.0
+        raw.seek(address)
+        head = raw.read(16)
+        size = int.from_bytes(head[8:], "little")
+        if not head.startswith(_COLLECTION) or size > _MOST_COLLECTED:
+            return math.inf
+        objects = _collected(head + raw.read(size - 16))
+    return length if objects is not None and objects.get(index) == length else math.inf
 
 
 def check_lengths(path: Path) -> dict[int, dict[int, int]]:
@@ -200,9 +219,9 @@ def check_lengths(path: Path) -> dict[int, dict[int, int]]:
     content, at = path.read_bytes(), 0
     objects: dict[int, dict[int, int]] = {}
     damaged = DataError(f"{path} is damaged: copy or write it again.")
-    while (at := content.find(b"GCOL\1\0\0\0", at)) >= 0:
+    while (at := content.find(_COLLECTION, at)) >= 0:
         size = int.from_bytes(content[at + 8 : at + 16], "little")
-        if at % 8 == 0 and 4096 <= size <= len(content) - at:
+        if 4096 <= size <= len(content) - at:
             indices = _collected(content[at : at + size])
             if indices is None:
                 raise damaged

@@ -159,7 +159,12 @@ def _check_group(path: Path, group: str) -> None:
     with open_hdf5_file(path) as file:
         data, xml = array(file, f"{group}/data"), text(file, f"{group}/xml", MOST_HEADER)
         columns = data.dtype.names or () if data is not None else ()
-        if data is None or xml is None or not {"head", "data"} <= set(columns) or data.ndim != 1:
+        if (
+            data is None
+            or xml is None
+            or not {"head", "traj", "data"} <= set(columns)
+            or data.ndim != 1
+        ):
             raise DataError(
                 f"{path}, {group} lacks the header (`xml`) or the acquisitions (`data`, one row of "
                 "`head`, `traj` and `data` for each readout): it is no ISMRMRD file of raw data."
@@ -186,10 +191,11 @@ def _sound_types(row: np.dtype) -> bool:
     from ismrmrd.hdf5 import acquisition_header_dtype as header
 
     head = row["head"]
-    same = head.names == header.names and all(head[n] == header[n] for n in header.names)
-    ends = sorted((at, at + kind.itemsize) for kind, at, *_ in head.fields.values())
+    fields = header.names or ()
+    same = head.names == fields and all(head[name] == header[name] for name in fields)
+    ends = sorted((at, at + kind.itemsize) for kind, at, *_ in (head.fields or {}).values())
     apart = all(end <= start for (_, end), (start, _) in itertools.pairwise(ends))
-    numbers = [h5py.check_vlen_dtype(row[name]) for name in ("traj", "data") if name in row.names]
+    numbers = [h5py.check_vlen_dtype(row[name]) for name in ("traj", "data")]
     return same and apart and all(kind == np.float32 for kind in numbers)
 
 
@@ -207,7 +213,7 @@ def _sound_rows(path: Path, data: Any, objects: dict[int, dict[int, int]]) -> bo
     else:
         data.id.chunk_iter(lambda chunk: places.append((chunk.byte_offset, chunk.size)))
     content, row = path.read_bytes(), data.dtype.itemsize
-    columns = [data.dtype.fields[name][1] for name in ("traj", "data") if name in data.dtype.names]
+    columns = [data.dtype.fields[name][1] for name in ("traj", "data")]
     for start, length in places:
         if start + length > size:
             return False

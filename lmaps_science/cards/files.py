@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lmaps_science.cards.registry import kinds
-from lmaps_science.io.files import DataError, require_file, suggestion
+from lmaps_science.io.files import DataError, require_file, shown, suggestion
 from lmaps_science.io.yaml_text import parse_yaml, read_yaml
 
 __all__ = ["find_card", "list_problems", "override", "read_card"]
@@ -41,7 +41,7 @@ def find_card(name: str) -> Path:
     known = _installed()
     if name not in known:
         raise DataError(
-            f"there is no problem {name!r}.{suggestion(name, known)} Known: "
+            f"there is no problem {shown(name)}.{suggestion(name, known)} Known: "
             f"{', '.join(sorted(known))}; or give the path of a card, e.g. my_problem.yaml."
         )
     return known[name]
@@ -66,7 +66,8 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if base is None:
         return content
     beside = path.parent / str(base)
-    found = beside if beside.is_file() else find_card(str(base))
+    is_card = beside.suffix in (".yaml", ".yml") and beside.is_file()
+    found = beside if is_card else find_card(str(base))
     return _merged(_read(found, (*seen, path)), content)
 
 
@@ -128,7 +129,7 @@ def _set(content: dict[str, Any], keys: list[str], value: Any, path: str) -> Non
             inside = section[key] = {"method": inside}
         if not isinstance(inside, dict):
             raise DataError(
-                f"{path}: {'.'.join(keys[:depth])} is {inside!r}, not a section with keys."
+                f"{path}: {'.'.join(keys[:depth])} is {shown(inside)}, not a section with keys."
             )
         section = inside
     last = keys[-1]

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from lmaps_science.cards.registry import find_method, methods, plain
-from lmaps_science.io.files import suggestion
+from lmaps_science.io.files import shown, suggestion
 from lmaps_science.sampling import Solver
 
 __all__ = ["build_solver"]
@@ -37,13 +37,13 @@ def _build(spec: Any, base: type, where: str) -> Any:
     if not isinstance(spec, Mapping) or "method" not in spec:
         raise ValueError(
             f"{where}: expected `method` and its options, e.g. {{method: {known[0]}}}, got "
-            f"{spec!r}."
+            f"{shown(spec)}."
         )
     method = str(spec["method"])
     cls = find_method(method, base)
     if cls is None:
         raise ValueError(
-            f"{where}.method: there is no {method!r}."
+            f"{where}.method: there is no {shown(method)}."
             f"{suggestion(plain(method), {plain(name): name for name in known})} Known: "
             f"{', '.join(known)}; or package.module:Class."
         )
@@ -60,8 +60,8 @@ def _build(spec: Any, base: type, where: str) -> Any:
     for key, value in options.items():
         if key not in fields:
             raise ValueError(
-                f"{where}: {cls.__name__} has no option {key!r}.{suggestion(key, fields)} It has "
-                f"{', '.join(fields)}."
+                f"{where}: {cls.__name__} has no option {shown(key)}."
+                f"{suggestion(str(key), fields)} It has {', '.join(fields)}."
             )
         arguments[key] = _argument(value, hints[key], f"{where}.{key}")
     try:
@@ -81,4 +81,4 @@ def _argument(value: Any, hint: Any, where: str) -> Any:
         return TypeAdapter(hint).validate_python(value)
     except ValidationError as error:
         fault = error.errors()[0]
-        raise ValueError(f"{where}: {fault['msg']}, got {value!r}.") from error
+        raise ValueError(f"{where}: {fault['msg']}, got {shown(value)}.") from error

@@ -17,7 +17,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from lmaps_science.cards.kind import Kind, Recipe
-from lmaps_science.io.files import DataError, suggestion
+from lmaps_science.io.files import DataError, shown, suggestion
 
 __all__ = ["find_kind", "find_method", "kinds", "methods", "recipes"]
 
@@ -44,7 +44,8 @@ def find_kind(name: object, where: str) -> Kind:
     known = kinds()
     if not isinstance(name, str) or name not in known:
         raise DataError(
-            f"{where}: kind is {name!r}.{suggestion(str(name), known)} Known: {', '.join(known)}."
+            f"{where}: kind is {shown(name)}.{suggestion(str(name), known)} Known: "
+            f"{', '.join(known)}."
         )
     return known[name]
 

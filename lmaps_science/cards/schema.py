@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from lmaps_science.cards.methods import build_solver
 from lmaps_science.cards.sections import Section, prior_facts
-from lmaps_science.io.files import DataError, suggestion
+from lmaps_science.io.files import DataError, shown, suggestion
 from lmaps_science.priors import Denoiser
 from lmaps_science.sampling import Solver
 
@@ -49,7 +49,7 @@ class Card(Section):
     def _check_presets(self) -> Card:
         if self.preset not in self.presets:
             raise ValueError(
-                f"preset: there is no {self.preset!r}.{suggestion(self.preset, self.presets)} "
+                f"preset: there is no {shown(self.preset)}.{suggestion(self.preset, self.presets)} "
                 f"This card has {', '.join(self.presets)}."
             )
         for name in self.presets:
@@ -113,10 +113,10 @@ def validate(schema: type[CardType], content: Mapping[str, Any], name: str) -> C
                 str(fault["ctx"]["tag"]),
                 re.findall(r"\w+", fault["ctx"]["expected_tags"]),
             )
-            path, message = [*path, "kind"], f"there is no {kind!r}.{suggestion(kind, known)} "
+            path, message = [*path, "kind"], f"there is no {shown(kind)}.{suggestion(kind, known)} "
             message += f"Known: {', '.join(known)}."
         else:
-            message = f"{message[0].lower()}{message[1:]}, got {fault['input']!r}"
+            message = f"{message[0].lower()}{message[1:]}, got {shown(fault['input'])}"
         raise DataError(f"card {name}: {': '.join(filter(None, ['.'.join(path), message]))}") from (
             error
         )

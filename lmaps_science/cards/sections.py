@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lmaps_science.cards.registry import find_kind, kinds
-from lmaps_science.io.files import DataError, require_memory, suggestion
+from lmaps_science.io.files import DataError, require_memory, shown, suggestion
 from lmaps_science.io.npy import read_npy
 from lmaps_science.manifests import fetch
 from lmaps_science.priors import Denoiser, load_prior
@@ -54,7 +54,8 @@ def check_keys(values: Mapping[str, Any], known: Mapping[str, Any]) -> None:
     for key in values:
         if key not in known:
             raise ValueError(
-                f"unknown key {key!r}.{suggestion(str(key), known)} Known here: {', '.join(known)}."
+                f"unknown key {shown(key)}.{suggestion(str(key), known)} Known here: "
+                f"{', '.join(known)}."
             )
 
 

@@ -28,6 +28,7 @@ __all__ = [
     "require_memory",
     "require_parent",
     "sha256",
+    "shown",
     "suggestion",
 ]
 
@@ -44,6 +45,8 @@ class DataError(ValueError):
 
 def suggestion(word: str, known: Iterable[str]) -> str:
     """' Did you mean ...?' when a known word is close to `word`, else nothing."""
+    if len(word) > 200:  # the comparison takes as long as the square of it
+        return ""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
 
@@ -136,6 +139,12 @@ def _free_memory() -> float:
         return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (AttributeError, OSError, ValueError):
         return float("inf")
+
+
+def shown(value: object, most: int = 60) -> str:
+    """A value of a card for an error: its `repr`, of bounded length."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def names(found: Iterable[object], most: int = 8) -> str:

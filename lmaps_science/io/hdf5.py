@@ -6,6 +6,8 @@ whose numbers are stored elsewhere. All three are refused; links inside of the f
 
 from __future__ import annotations
 
+import math
+import struct
 from pathlib import Path
 
 import h5py
@@ -24,6 +26,8 @@ __all__ = [
 ]
 
 _MOST_LINKS = 20
+_COLLECTION = b"GCOL\1\0\0\0"
+_MOST_COLLECTED = 1 << 24  # bytes; a collection holds one long text, or short ones in 4096 bytes
 MOST_SCANNED = 1 << 28  # bytes; larger files are taken as they are
 
 
@@ -167,65 +171,86 @@ def text(file: h5py.File, name: str, most: int) -> bytes | None:
 
 
 def _text_length(dataset: h5py.Dataset) -> float:
-    """Bytes of its one string, as it is stored: HDF5 allocates what a damaged length says."""
+    """Bytes of its one string, as it is stored; infinitely many where that cannot be read safely.
+
+    A string of variable length is stored as its length, and the address of a collection and the
+    index in it that hold it. HDF5 allocates what a damaged length says, and walks through a damaged
+    collection for ever.
+    """
     if h5py.check_string_dtype(dataset.dtype) is None or dataset.dtype.kind != "O":
         return float(dataset.dtype.itemsize)
-    if dataset.chunks is not None:
-        stored = dataset.id.read_direct_chunk((0,) * dataset.ndim)[1]
-        return float(int.from_bytes(stored[:4], "little"))
     place = dataset.id.get_offset()
-    if place is None:  # in the header of the dataset, or never written
-        return 0.0 if dataset.id.get_storage_size() == 0 else float("inf")
     with open(dataset.file.filename, "rb") as raw:
-        raw.seek(place)
-        return float(int.from_bytes(raw.read(4), "little"))
+        if dataset.chunks is not None:
+            stored = dataset.id.read_direct_chunk((0,) * dataset.ndim)[1]
+        elif place is not None:
+            raw.seek(place)
+            stored = raw.read(16)
+        else:  # in the header of the dataset, or never written
+            return 0.0 if dataset.id.get_storage_size() == 0 else math.inf
+        length, address, index = struct.unpack_from("<IQI", stored)
+        if length == 0:
+            return 0.0
+        raw.seek(address)
+        head = raw.read(16)
+        size = int.from_bytes(head[8:], "little")
+        if not head.startswith(_COLLECTION) or size > _MOST_COLLECTED:
+            return math.inf
+        objects = _collected(head + raw.read(size - 16))
+    return length if objects is not None and objects.get(index) == length else math.inf
 
 
-def check_lengths(path: Path) -> None:
-    """Refuse strings and lists of variable length that are longer than what holds them.
+def check_lengths(path: Path) -> dict[int, dict[int, int]]:
+    """Refuse strings and lists of variable length that do not fit what holds them.
 
-    HDF5 believes these lengths, 4 bytes each, and allocates and walks through gigabytes. They are
-    stored in front of the address of a collection ("GCOL") and of an index in it.
+    HDF5 believes these lengths, 4 bytes each: it allocates and walks through gigabytes, or writes
+    beyond the memory that it has allocated. They are stored in front of the address of a collection
+    ("GCOL") and of an index in it.
+
+    Returns:
+        The size of every object, by the address of its collection and its index; nothing for files
+        of more than `MOST_SCANNED` bytes, which are taken as they are.
 
     Raises:
-        DataError: a length beyond the size of its collection.
+        DataError: a length that is not that of what it points at.
     """
     if path.stat().st_size > MOST_SCANNED:
-        return
+        return {}
     content, at = path.read_bytes(), 0
-    objects: dict[int, set[int]] = {}
+    objects: dict[int, dict[int, int]] = {}
     damaged = DataError(f"{path} is damaged: copy or write it again.")
-    while (at := content.find(b"GCOL\1\0\0\0", at)) >= 0:
+    while (at := content.find(_COLLECTION, at)) >= 0:
         size = int.from_bytes(content[at + 8 : at + 16], "little")
-        if at % 8 == 0 and 4096 <= size <= len(content) - at:
+        if 4096 <= size <= len(content) - at:
             indices = _collected(content[at : at + size])
             if indices is None:
                 raise damaged
             objects[at] = indices
         at += 8
     addresses = np.array(list(objects), dtype=np.uint64)
-    for shift in range(8):
+    for shift in range(8 if len(content) > 16 else 0):
         words = np.frombuffer(content, "<u8", (len(content) - shift) // 8, shift)
         near = np.flatnonzero(words < len(content))  # few: most words are no addresses
         for k in near[np.isin(words[near], addresses)].tolist():
             at, place = shift + 8 * k, int(words[k])
             length, index = (int.from_bytes(content[p : p + 4], "little") for p in (at - 4, at + 8))
-            size = int.from_bytes(content[place + 8 : place + 16], "little")
             # Other numbers may look like an address, but not with a known index behind it.
-            if at >= 4 and index in objects[place] and length > size:
+            held = objects[place].get(index) if at >= 4 else None
+            if held is not None and length and (held < length or held % length):
                 raise damaged
+    return objects
 
 
-def _collected(collection: bytes) -> set[int] | None:
-    """The indices of what a collection holds; None where the parts do not make up the whole."""
-    found: set[int] = set()
+def _collected(collection: bytes) -> dict[int, int] | None:
+    """Index and size of all that a collection holds; None where they do not make up the whole."""
+    found: dict[int, int] = {}
     at = 16
     while at + 16 <= len(collection):
         index = int.from_bytes(collection[at : at + 2], "little")
         size = int.from_bytes(collection[at + 8 : at + 16], "little")
         if index == 0:  # the free rest, its header included; HDF5 walks on by its size, 0 or not
             return found if at + size == len(collection) else None
-        found.add(index)
+        found[index] = size
         at += 16 + (size + 7) // 8 * 8
     return found if at <= len(collection) else None
 

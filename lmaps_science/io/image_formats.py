@@ -23,13 +23,29 @@ __all__ = ["read_fits_image", "read_text_image"]
 _ARCSECOND = math.pi / 180 / 3600  # rad
 _MOST_TEXT = 200_000_000  # bytes; 1000 x 1000 pixels have some 60 MB
 
-# fmt: off
 _KEYS = [
-    "BUNIT", "BMAJ", "BMIN", "OBJECT", "OBSRA", "OBSDEC", "FREQ", "MJD", "MJD-OBS", "CTYPE3",
-    "CRVAL1", "CRVAL2", "CRVAL3", "CDELT1", "CDELT2", "CUNIT1", "CUNIT2", "CD1_1", "CD1_2", "CD2_1",
+    "BUNIT",
+    "BMAJ",
+    "BMIN",
+    "OBJECT",
+    "OBSRA",
+    "OBSDEC",
+    "FREQ",
+    "MJD",
+    "MJD-OBS",
+    "CTYPE3",
+    "CRVAL1",
+    "CRVAL2",
+    "CRVAL3",
+    "CDELT1",
+    "CDELT2",
+    "CUNIT1",
+    "CUNIT2",
+    "CD1_1",
+    "CD1_2",
+    "CD2_1",
     "CD2_2",
 ]
-# fmt: on
 
 FoundImage = tuple[np.ndarray, float, float, dict[str, Any]]
 

@@ -310,7 +310,7 @@ def _check_types(config: Mapping[str, Any], *owners: Callable[..., Any]) -> None
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def _image_shape(config: Mapping[str, Any]) -> tuple[int, int, int]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import struct
 import warnings
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
 from lmaps_science.io.files import DataError, require_memory
@@ -152,18 +155,23 @@ class ISMRMRD(Source):
 
 def _check_group(path: Path, group: str) -> None:
     """What the library takes for granted: acquisitions in `data`, and an XML text in `xml`."""
-    check_lengths(path)
+    objects = check_lengths(path)
     with open_hdf5_file(path) as file:
         data, xml = array(file, f"{group}/data"), text(file, f"{group}/xml", MOST_HEADER)
         columns = data.dtype.names or () if data is not None else ()
-        if data is None or xml is None or not {"head", "data"} <= set(columns) or data.ndim != 1:
+        if (
+            data is None
+            or xml is None
+            or not {"head", "traj", "data"} <= set(columns)
+            or data.ndim != 1
+        ):
             raise DataError(
                 f"{path}, {group} lacks the header (`xml`) or the acquisitions (`data`, one row of "
                 "`head`, `traj` and `data` for each readout): it is no ISMRMRD file of raw data."
             )
         require_memory(path, f"{data.size} acquisitions", data.size * data.dtype.itemsize)
         try:
-            sound = _sound_rows(path, data)
+            sound = _sound_types(data.dtype) and _sound_rows(path, data, objects)
         except Exception:
             sound = False
         if not sound:
@@ -178,10 +186,23 @@ def _check_group(path: Path, group: str) -> None:
             )
 
 
-def _sound_rows(path: Path, data: Any) -> bool:
-    """Whether no readout is longer than the file; of large files only the size is looked at.
+def _sound_types(row: np.dtype) -> bool:
+    """Whether a row is made like the library's; it may be laid out otherwise, without overlaps."""
+    from ismrmrd.hdf5 import acquisition_header_dtype as header
 
-    HDF5 believes a readout's length, 4 bytes in its row, and allocates gigabytes.
+    head = row["head"]
+    fields = header.names or ()
+    same = head.names == fields and all(head[name] == header[name] for name in fields)
+    ends = sorted((at, at + kind.itemsize) for kind, at, *_ in (head.fields or {}).values())
+    apart = all(end <= start for (_, end), (start, _) in itertools.pairwise(ends))
+    numbers = [h5py.check_vlen_dtype(row[name]) for name in ("traj", "data")]
+    return same and apart and all(kind == np.float32 for kind in numbers)
+
+
+def _sound_rows(path: Path, data: Any, objects: dict[int, dict[int, int]]) -> bool:
+    """Whether each readout is as long as its row says; large files are taken as they are.
+
+    HDF5 believes the length, and allocates gigabytes or writes beyond what it has allocated.
     """
     size = path.stat().st_size
     if data.id.get_create_plist().get_nfilters() or size > MOST_SCANNED:
@@ -192,14 +213,13 @@ def _sound_rows(path: Path, data: Any) -> bool:
     else:
         data.id.chunk_iter(lambda chunk: places.append((chunk.byte_offset, chunk.size)))
     content, row = path.read_bytes(), data.dtype.itemsize
+    columns = [data.dtype.fields[name][1] for name in ("traj", "data")]
     for start, length in places:
         if start + length > size:
             return False
-        rows = np.frombuffer(content, np.uint8, length // row * row, start).reshape(-1, row)
-        for name in {"traj", "data"} & set(data.dtype.names):
-            at = data.dtype.fields[name][1]
-            lengths = rows[:, at : at + 4].copy().view("<u4").astype(np.int64)
-            if (4 * lengths > size).any():
+        for at in (s + c for s in range(start, start + length - row + 1, row) for c in columns):
+            values, place, index = struct.unpack_from("<IQI", content, at)
+            if 4 * values != (objects.get(place, {}).get(index, -1) if values else 0):
                 return False
     return True
 

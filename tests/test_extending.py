@@ -79,7 +79,7 @@ def test_its_cards_are_shown(installed):
 
 @pytest.mark.parametrize("method", [None, "half_quadratic_splitting"])
 def test_it_reconstructs_writes_and_draws(installed, tmp_path, method):
-    choice = [] if method is None else [f"--set=solver.method={method}", "--set=solver.levels=12"]
+    choice = [] if method is None else [f"--set=solver.method={method}"]
     outcome = lmaps(
         "run", "ct/shepp_logan", *SMALL, *choice, "--out", tmp_path / "out", path=[installed]
     )

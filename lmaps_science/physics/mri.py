@@ -110,8 +110,8 @@ class MultiCoilMRI(LinearOperator):
         self._post = (post if self._lines is None else post[..., kept, :]).contiguous()
         sampled = self._turn(self.mask)
         whole = bool((sampled == sampled[..., :1, :]).all())
-        weight = sampled[..., :1, :] / sampled.shape[-1]
-        self._whole_lines = weight.to(real_dtype(self.maps.dtype)) if whole else None
+        weight = sampled[..., :1, :].to(real_dtype(self.maps.dtype)) / sampled.shape[-1]
+        self._whole_lines = weight if whole else None
 
     def _turn(self, x: Tensor) -> Tensor:
         return x.mT if self._turned else x

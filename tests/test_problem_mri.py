@@ -1,17 +1,24 @@
 """MRI problems through the public interface: simulated, from files of every kind, and refusals."""
 
+import copy
+import dataclasses
+import tempfile
+
 import h5py
 import numpy as np
 import pytest
 import torch
 
-from lmaps_science import load_problem, sample
+from lmaps_science import load_problem, sample, stack
 from lmaps_science.arrays import centred_fft2
 from lmaps_science.cards.load import load_card
 from lmaps_science.io import DataError, read_netcdf, write_cfl, write_netcdf
 from lmaps_science.local_map import GradientSteps
 from lmaps_science.manifests import shipped_folder
 from lmaps_science.metrics import magnitudes, psnr
+from lmaps_science.misfit import GaussianMisfit
+from lmaps_science.problems.mri.baselines import sense_reconstruction
+from lmaps_science.problems.mri.card import GaussianSection, gaussian_prior
 from lmaps_science.solvers import LMAPS
 
 pytest.importorskip("sigpy", reason="simulated coils take the extra mri")
@@ -54,6 +61,89 @@ def save(folder, array, name="scan.npy"):
 
 
 # ---------------------------------------------------------------- what it does
+
+
+def test_total_variation_is_beside_it(analysed):
+    problem, data = analysed
+    seen = (problem.misfit.operator.maps != 0).any(0).numpy()
+    expected = sense_reconstruction(problem.misfit, "tv", 0.01, tolerance=3e-4)[0].numpy() * seen
+    np.testing.assert_array_equal(data["total_variation"], expected)
+    scores = problem.evaluate(expected[None])
+    assert data.attrs["metrics_of_total_variation"] == {k: float(v[0]) for k, v in scores.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("LARGEST", 1000, "more than 1,000 samples takes too long"),
+        ("TOTAL_VARIATION", {"regulariser": "tv", "iterations": 10}, "not converged after 10"),
+    ],
+)
+def test_a_baseline_that_is_left_out_says_why(analysed, monkeypatch, name, value, reason):
+    monkeypatch.setattr(f"lmaps_science.problems.mri.problem.{name}", value)
+    problem, _ = analysed
+    data = problem.analyse(sample(problem, problem.solver, 1, progress=False))
+    assert reason in data.attrs["total_variation"]
+    assert "total_variation" not in data
+    assert "metrics_of_total_variation" not in data.attrs
+
+
+# ---------------------------------------------------------------- the verdict
+
+FITTING = {"solver.kappa": 2.0, "solver.levels": 8, "maps.source": "file"}
+
+
+def verdict(problem, image=None):
+    """The verdict on a run, or on an image put in its place."""
+    result = sample(problem, problem.solver, 1, progress=False)
+    if image is not None:
+        result = dataclasses.replace(result, samples=image[None])
+    data = problem.analyse(result)
+    return data.attrs["verdict"], "; ".join(data.attrs["verdict_reasons"])
+
+
+@pytest.mark.parametrize(
+    ("factor", "reason"), [(1, "within 1.5"), (0.2, "too small"), (5, "too large")]
+)
+def test_noise_that_is_misstated_is_told(factor, reason):
+    word, reasons = verdict(simulated(**FITTING, **{"noise.sigma": 0.02 * factor}))
+    assert word == ("good" if factor == 1 else "does not fit")
+    assert reason in reasons
+
+
+def test_an_image_that_does_not_fit_is_told():
+    problem = simulated(**FITTING)
+    word, reasons = verdict(problem, 0.5 * problem.truth.values)
+    assert word == "does not fit"
+    assert "under-fitted" in reasons
+    assert verdict(problem, problem.truth.values)[0] == "good"
+
+
+def test_maps_of_few_lines_and_blank_images_are_doubtful(analysed):
+    problem, data = analysed  # maps from 6 of 64 lines
+    reasons = "; ".join(data.attrs["verdict_reasons"])
+    assert data.attrs["verdict"] == "doubtful"
+    assert "those from 6 lines, fewer than 8, can be wrong" in reasons
+    operator = copy.copy(problem.misfit.operator)
+    operator.maps = operator.maps * (torch.arange(64) < 13)
+    blank = problem.with_misfit(GaussianMisfit(operator, problem.misfit.y, problem.misfit.sigma))
+    assert any("share of the image without" in str(c) and c.level for c in blank.checks(data))
+
+
+def test_predictions_are_held_against_noise_and_total_variation():
+    changes = {"sampling.acceleration": None, "sampling.hold_out": 0.3}
+    problem = simulated(**FITTING, **changes)
+    data = problem.analyse(sample(problem, problem.solver, 1, progress=False))
+    checks = {c.what: c for c in problem.checks(data)}
+    noise = checks["held-out error over that of the noise alone"]
+    found = data.attrs["metrics_of_mean"]["held_out_error"]
+    of_truth = float(problem.evaluate(problem.truth.values[None])["held_out_error"][0])
+    assert noise.value == pytest.approx(found / of_truth, rel=0.05)
+    classical = data.attrs["metrics_of_total_variation"]["held_out_error"]
+    assert checks["held-out error over that of total variation"].value == found / classical
+    data.attrs["metrics_of_mean"] = {**data.attrs["metrics_of_mean"], "held_out_error": 0.99}
+    bad = [c for c in problem.checks(data) if "held-out" in c.what]
+    assert [c.level for c in bad] == [int(0.99 / of_truth > 2) + int(0.99 / of_truth > 4), 1]
 
 
 def test_a_reconstruction_beats_the_zero_filled_image(analysed):
@@ -322,3 +412,69 @@ def test_measured_brain_slice_is_predicted_better_than_by_zero_filling(data_dir)
     data = problem.analyse(sample(problem, problem.solver, 1, progress=False))
     assert float(data["held_out_error"][0]) < 0.33
     assert data.attrs["metrics_of_zero_filled"]["held_out_error"] > 0.7
+
+
+# ---------------------------------------------------------------- observations in a batch
+
+STACKED = {"kspace.npix": 48, "kspace.coils": 3, "solver.levels": 4, "solver.sigma_min": 0.02}
+
+
+def observation(k, own="maps and masks", **overrides):
+    """Observation k: another image, other noise, and where it has them its own maps or mask."""
+    npix = overrides.get("kspace.npix", 48)
+    rows, columns = np.mgrid[-1 : 1 : npix * 1j, -1 : 1 : npix * 1j]
+    image = (np.hypot(rows, columns + 0.1 * k) < 0.7) * (1 + 0.3 * np.cos((4 + k) * rows)) + 0j
+    changes = {"kspace.seed": k, "maps.source": "calibration" if "maps" in own else "file"}
+    if own != "noise":  # lines, or points around a whole centre
+        lines = {"sampling.acceleration": 1.5, "sampling.seed": (0, 1, 3)[k // 2]}
+        points = {"sampling.acceleration": None, "sampling.hold_out": 0.5, "sampling.seed": k}
+        changes |= points if k % 2 else lines
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(f"{folder}/image.npy", image)
+        return load_problem(
+            "mri/simulated",
+            f"{folder}/image.npy",
+            prior="gaussian",
+            overrides={**STACKED, **changes, **overrides},
+            dtype=torch.float64,
+        )
+
+
+@pytest.mark.parametrize("own", ["noise", "masks", "maps and masks"])
+def test_observations_side_by_side_give_what_each_gives_alone(own):
+    problems = [observation(k, own) for k in range(5)]
+    joined, solver = stack(problems), problems[0].solver
+    assert (joined.misfit.operator.batch == 5) == (own != "noise")
+    alone = [sample(problem, solver, 3, progress=False) for problem in problems]
+    assert np.abs(alone[0].samples - alone[1].samples).max() > 0.1
+    for size in (1, 2, 4, 15):
+        parts = sample(joined, solver, 3, batch_size=size, progress=False).split()
+        assert len(parts) == 5
+        for part, expected, problem in zip(parts, alone, problems, strict=True):
+            np.testing.assert_allclose(part.samples, expected.samples, rtol=0, atol=1e-9)
+            np.testing.assert_allclose(part.misfit, expected.misfit, rtol=1e-6, atol=1e-9)
+            assert part.facts["noise_sigma"] == problem.facts["noise_sigma"]
+    data = problems[4].analyse(parts[4])
+    np.testing.assert_allclose(data["image"], problems[4].analyse(alone[4])["image"], atol=1e-9)
+
+
+def other_prior(problem):
+    prior = gaussian_prior(GaussianSection(kind="gaussian", std=0.3), problem.image_shape)
+    return dataclasses.replace(problem, prior=prior.to(dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (
+            lambda: observation(1, **{"kspace.npix": 56}),
+            "problem 1 differs from problem 0: prior.*48 and 56",
+        ),
+        (lambda: other_prior(observation(1)), "problem 1 differs from problem 0: prior"),
+        (lambda: observation(1, **{"kspace.coils": 4}), "scans of different sizes"),
+    ],
+    ids=["size", "prior", "coils"],
+)
+def test_observations_that_cannot_share_a_batch_are_refused(other, message):
+    with pytest.raises(ValueError, match=f"stack: {message}"):
+        stack([observation(0), other()])

@@ -109,8 +109,8 @@ class MultiCoilMRI(LinearOperator):
         self._post = post.contiguous()
         turned = self._sampled.swapaxes(-2, -1) if self._turned else self._sampled
         whole = bool((turned == turned[..., :1, :]).all())
-        weight = self._turn(self.mask)[..., :1, :] / len(kept)
-        self._whole_lines = weight.to(real_dtype(self.maps.dtype)) if whole else None
+        weight = self._turn(self.mask)[..., :1, :].to(real_dtype(self.maps.dtype)) / len(kept)
+        self._whole_lines = weight if whole else None
 
     def _turn(self, x: Tensor) -> Tensor:
         return x.mT if self._turned else x

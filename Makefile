@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 
 ## demo: simulate a black hole seen by the EHT, reconstruct it with the shipped prior (demo/)
 demo: $(READY)
-	$(BIN)/lmaps run black_hole/simulated --samples 4 --seed 0 --out demo
+	$(BIN)/lmaps run black_hole/simulated --samples 4 --seed 0 --out demo --force
 
 ## test: all tests; one thread for each worker, or PyTorch's threads crowd each other out (7x)
 test: $(READY)

@@ -53,7 +53,8 @@ def sample(
         seed: any integer >= 0.
         batch_size: samples that run side by side; all when None. Less memory when smaller.
         progress: show noise level, data misfit and remaining time: a bar on a terminal and in
-            notebooks, elsewhere a line on stderr after the first level and then every minute.
+            notebooks, elsewhere a line on stderr after the first level (of 5 s at least) and then
+            every minute.
         trajectory: keep the estimate after every noise level.
         callback: called as ``callback(i, state)`` after level i.
         checkpoint: a file from which the same call goes on after an interruption, and from which

@@ -14,8 +14,8 @@ __all__ = ["Progress", "say"]
 class Progress:
     """Shows the steps of a run, and how long the rest will take.
 
-    Where stderr is no terminal, a line tells after the first step what it cost and what all will
-    take, and then a line a minute.
+    Where stderr is no terminal, a line tells what a step costs and how long the rest will take:
+    after the first step or `FIRST` seconds, whichever is later, and then every minute.
 
     Args:
         name: what runs.
@@ -29,6 +29,7 @@ class Progress:
             progress.step(misfit="213")
     """
 
+    FIRST = 5.0  # a run that is over by then needs no estimate
     SECONDS = 60.0  # between two lines
 
     def __init__(
@@ -37,7 +38,8 @@ class Progress:
         self._name, self._total, self._unit = name, total, unit
         self._first = self._done = done
         self._lines = shown and not _redraws()
-        self._started = self._told = time.monotonic()
+        self._started = self._warm = time.monotonic()
+        self._next = self._started + self.FIRST
         if shown and done:
             say(f"{name}: resuming at {unit} {done} of {total}")
         self._bar = tqdm(
@@ -54,19 +56,20 @@ class Progress:
         self._done += 1
         self._bar.set_postfix(facts, refresh=False)
         self._bar.update()
-        now = time.monotonic()
-        first = self._done == self._first + 1
-        if not self._lines or not (first or now - self._told >= self.SECONDS):
+        now, steps = time.monotonic(), self._done - self._first
+        if steps == 1:
+            self._warm = now
+        if not self._lines or now < self._next:
             return
-        self._told = now
-        spent = now - self._started
-        left = spent / (self._done - self._first) * (self._total - self._done)
-        at = f"{self._name}: {self._unit} {self._done} of {self._total}"
-        if first:
-            say(f"{at} took {duration(spent)}; about {duration(left)} to go")
-            return
+        self._next = now + self.SECONDS
+        # The first step loads and warms up more than the others, which tell the rest better.
+        each = now - self._started if steps == 1 else (now - self._warm) / (steps - 1)
         known = "".join(f", {key} {value}" for key, value in facts.items())
-        say(f"{at}{known}; {duration(spent)} so far, about {duration(left)} to go")
+        say(
+            f"{self._name}: {self._unit} {self._done} of {self._total}{known}; "
+            f"{duration(each)} a {self._unit}, about {duration(each * (self._total - self._done))} "
+            f"to go"
+        )
 
     def __enter__(self) -> Progress:
         return self

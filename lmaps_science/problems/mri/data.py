@@ -12,7 +12,13 @@ import torch
 from pydantic import Field, PositiveInt
 
 from lmaps_science.arrays import centred_fft2
-from lmaps_science.cards.sections import FileSection, Section, numbered, read_array_file
+from lmaps_science.cards.sections import (
+    FileSection,
+    Pixels,
+    Section,
+    numbered,
+    read_array_file,
+)
 from lmaps_science.io import DataError, open_kspace
 from lmaps_science.physics import coils
 
@@ -80,7 +86,7 @@ class SimulatedKSpace(Section):
         default=1,
         description="Which set of heads; 1 and above are heads on which the prior was not trained.",
     )
-    npix: PositiveInt = Field(default=192, description="Pixels along each side of a phantom.")
+    npix: Pixels = Field(default=192, description="Pixels along each side of a phantom.")
     coils: PositiveInt = Field(default=8, description="How many coils stand around the image.")
     noise: float = Field(
         default=0.02,

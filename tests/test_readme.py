@@ -7,7 +7,12 @@ import pytest
 
 README = Path(__file__).parents[1] / "README.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
-FEWER = {"n_samples=8": "n_samples=1", "n_samples=4": "n_samples=1", "levels=80": "levels=3", 'levels": 20': 'levels": 2'}
+FEWER = {
+    "n_samples=8": "n_samples=1",
+    "n_samples=4": "n_samples=1",
+    "levels=80": "levels=3",
+    'levels": 20': 'levels": 2',
+}
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.splitlines()[0])

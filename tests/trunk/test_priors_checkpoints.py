@@ -21,7 +21,7 @@ from lmaps_science.priors import (
     save_prior,
 )
 
-GOLDEN = Path(__file__).parent / "golden" / "network_outputs.h5"
+GOLDEN = Path(__file__).parents[1] / "golden" / "network_outputs.h5"
 GIVEN = {
     "vp_song": {"preconditioning": "vp"},
     "edm_dhariwal": {"preconditioning": "edm"},

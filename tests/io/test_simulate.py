@@ -23,7 +23,7 @@ from lmaps_science.io._ehtim import import_ehtim, quiet
 from lmaps_science.io.images import MICROARCSECOND
 from lmaps_science.io.simulate import _coverage
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 UVFITS = ROOT / "tests" / "golden" / "black_hole_obs.uvfits"
 RAW = {"average_seconds": None, "systematic": 0.0, "snr_cut": 0.0}
 M87 = {

@@ -21,7 +21,7 @@ from lmaps_science.problems.black_hole.baselines import regularised_maximum_like
 from lmaps_science.problems.black_hole.rings import ring_statistics
 
 pytest.importorskip("ehtim")
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 FOV = 160.0
 THREE = ("AA", "LM", "PV")
 

@@ -21,7 +21,7 @@ from lmaps_science.problems.black_hole.checks import Amplitudes, drift, flux_che
 from lmaps_science.runner import metrics_table
 from lmaps_science.solvers import DPS, LMAPS
 
-UVFITS = Path(__file__).parent / "golden" / "black_hole_obs.uvfits"
+UVFITS = Path(__file__).parents[2] / "golden" / "black_hole_obs.uvfits"
 SMALL = {"image.npix": 16, "solver.levels": 4, "solver.local.iterations": 5}
 M87, SIMULATED = "black_hole/m87_2017", "black_hole/simulated"
 

@@ -16,7 +16,7 @@ from lmaps_science.local_map import LBFGS, LocalSolver
 from lmaps_science.sampling import Solver
 from lmaps_science.solvers.local_posterior import LocalSampler
 
-PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))
+PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))
 POINTS = PROJECT["project"]["entry-points"]
 PHYSICS = [  # every module of operators
     importlib.import_module(f"lmaps_science.physics.{path.stem}")

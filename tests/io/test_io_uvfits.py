@@ -18,7 +18,7 @@ from lmaps_science.io import (
 )
 from lmaps_science.io._ehtim import import_ehtim, quiet
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 UVFITS = GOLDEN / "black_hole_obs.uvfits"
 RAW = {"average_seconds": None, "systematic": 0.0, "snr_cut": 0.0}
 
@@ -524,7 +524,7 @@ def test_reading_is_silent_and_leaves_matplotlib_alone():
         f"read_uvfits({str(UVFITS)!r})\n"
         "assert dict(matplotlib.rcParams) == before\n"
     )
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=False
     )

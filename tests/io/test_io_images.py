@@ -16,7 +16,7 @@ from lmaps_science.io import (
 from lmaps_science.io._ehtim import import_ehtim, quiet
 from lmaps_science.io.images import MICROARCSECOND
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 M87 = {"source": "M87", "ra_hours": 12.5137287, "dec_degrees": 12.391123}
 
 

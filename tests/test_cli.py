@@ -167,7 +167,7 @@ def test_train_on_own_images(tmp_path):
     np.save(images, np.ones(3))
     assert "takes (n, H, W)" in refuse(*train)
     images.write_text("1,2")
-    assert "is not a NumPy file of numbers" in refuse(*train)
+    assert "is not a whole NumPy file of numbers" in refuse(*train)
 
 
 def test_a_training_that_cannot_start_leaves_nothing(tmp_path):

@@ -26,7 +26,8 @@ def read_npy(path: str | os.PathLike[str]) -> np.ndarray:
         # load the file unsafely.
         if magic != b"\x93NUMPY":
             raise ValueError("another format")
-        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+        with np.errstate(all="ignore"):
+            array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
         if array.dtype.kind not in "biufc":
             raise ValueError("no numbers")
     except Exception as error:

@@ -20,6 +20,7 @@ from lmaps_science.priors.adm_unet import ADMUNet
 from lmaps_science.priors.base import Denoiser
 from lmaps_science.priors.covariance import Covariance
 from lmaps_science.priors.edm_unets import DhariwalUNet, SongUNet
+from lmaps_science.priors.network_config import LARGEST, check_types, checked_image_shape
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "song": SongUNet,
@@ -161,25 +162,6 @@ PRECONDITIONINGS: dict[str, type[PreconditionedNetwork]] = {
 }
 
 
-# What an option may be, beyond its type. A configuration comes from a file: it must neither divide
-# by zero nor build for hours.
-_LARGEST, _LONGEST = 65536, 32
-_RANGES: dict[str, tuple[float, float]] = {
-    "num_blocks": (1, 64),
-    "channel_mult": (1e-3, 1024),
-    "channel_mult_emb": (1, 1024),
-    "channel_mult_noise": (1, 1024),
-    "dropout": (0, 1),
-    "resample_filter": (1e-6, 1e6),
-    "skip_scale": (1e-6, 1e6),
-    "sigma_data": (1e-6, 1e6),
-    "beta_d": (1e-6, 1e6),
-    "beta_min": (0, 1e6),
-    "c1": (1e-9, 1),
-    "c2": (0, 1e3),
-}
-
-
 def _options(function: Callable[..., Any]) -> set[str]:
     parameters = inspect.signature(function).parameters.values()
     return {p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
@@ -225,8 +207,8 @@ def build_network(config: Mapping[str, Any]) -> PreconditionedNetwork:
                 f"network config: unknown entry {key!r}.{suggestion(str(key), known)} Known: "
                 f"{', '.join(sorted(known))}."
             )
-    channels, height, width = _image_shape(config)
-    _check_types(config, unet, wrapper)
+    channels, height, width = checked_image_shape(config)
+    check_types(config, unet, wrapper)
     patch = config.get("patch", 1)
     if patch not in (1, 2, 4):
         raise ValueError(f"network config: patch must be 1, 2 or 4, got {patch!r}.")
@@ -240,9 +222,9 @@ def build_network(config: Mapping[str, Any]) -> PreconditionedNetwork:
             "a shorter channel_mult or a smaller patch."
         )
     out_channels = config.get("out_channels", channels * patch**2)
-    if type(out_channels) is not int or out_channels > _LARGEST:
+    if type(out_channels) is not int or out_channels > LARGEST:
         raise ValueError(
-            f"network config: out_channels must be a whole number up to {_LARGEST}, for example "
+            f"network config: out_channels must be a whole number up to {LARGEST}, for example "
             f"{channels * patch**2}."
         )
     if out_channels < channels * patch**2:
@@ -278,53 +260,6 @@ def _attends(config: Mapping[str, Any]) -> bool:
     return len(config.get("attn_resolutions", default)) > 0
 
 
-def _check_types(config: Mapping[str, Any], *owners: Callable[..., Any]) -> None:
-    """Hold each option against the type of its default."""
-    for owner in owners:
-        for name, parameter in inspect.signature(owner).parameters.items():
-            if parameter.kind is not inspect.Parameter.KEYWORD_ONLY or name not in config:
-                continue
-            value, default = config[name], parameter.default
-            low, high = _RANGES.get(name, (0, _LARGEST))
-            if isinstance(default, tuple):
-                good = isinstance(value, list | tuple) and len(value) <= _LONGEST
-                good = good and all(_is_number(n) and low <= n <= high for n in value)
-                good = good and (len(value) > 0 or name == "attn_resolutions")
-                good = good and (name != "resample_filter" or len(value) % 2 == 0)
-            elif isinstance(default, bool | str):
-                good = isinstance(value, type(default))
-            elif isinstance(default, float):
-                good = _is_number(value) and low <= value <= high
-            else:  # whole numbers; None where there is no default
-                low = max(low, 1)
-                good = type(value) is int and low <= value <= high
-                good = good or (value is None and default is None)
-            if not good:
-                example = "a positive integer" if default is None else f"something like {default!r}"
-                given = repr(value)
-                given = given if len(given) <= 60 else f"{given[:57]}..."
-                raise ValueError(
-                    f"network config: {name} must be {example} (from {low:g} to {high:g}), got "
-                    f"{given}."
-                )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
-
-
-def _image_shape(config: Mapping[str, Any]) -> tuple[int, int, int]:
-    shape = config.get("image_shape", ())
-    whole = isinstance(shape, list | tuple) and len(shape) == 3
-    if not whole or not all(type(n) is int and 0 < n <= _LARGEST for n in shape):
-        given = repr(shape)[:60]
-        raise ValueError(
-            f"network config: image_shape must be three positive integers [C, H, W] up to "
-            f"{_LARGEST}, got {given}; for example [1, 64, 64]."
-        )
-    return shape[0], shape[1], shape[2]
-
-
 class NetworkDenoiser(Denoiser):
     """A trained network as a prior.
 
@@ -351,7 +286,7 @@ class NetworkDenoiser(Denoiser):
         covariance: Covariance | None = None,
     ) -> None:
         if image_shape is None:
-            image_shape = _image_shape(getattr(network, "config", {}))
+            image_shape = checked_image_shape(getattr(network, "config", {}))
         self.network = network.eval().requires_grad_(False)
         self._grain = _grain(network.config) if isinstance(network, PreconditionedNetwork) else 1
         self.image_shape = tuple(image_shape)  # type: ignore[assignment]

@@ -39,12 +39,12 @@ SECRET = "root:x:0:0:secret"
 
 @contextmanager
 def refused(match: str):
-    """One DataError within 2 s and 1 GB."""
+    """One DataError within 2 s (of the processor) and 1 GB."""
     unit = 1 if sys.platform == "darwin" else 1024  # bytes
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     with pytest.raises(DataError, match=match) as caught:
         yield
-    assert time.monotonic() - start < 2
+    assert time.process_time() - start < 2
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit < 1e9
     assert SECRET not in str(caught.value)
     assert len(str(caught.value)) < 1500

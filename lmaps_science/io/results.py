@@ -84,7 +84,8 @@ def require_result(data: xr.Dataset, where: object = "the dataset") -> None:
     wrong = [n for n, d in shapes.items() if n not in data or data[n].ndim != d or not data[n].size]
     if "sample" not in data.sizes:
         wrong.append("the dimension sample")
-    types: dict[str, type] = {"card": dict, "prior": dict, "kind": str, "verdict_reasons": list}
+    types: dict[str, type] = {"card": dict, "prior": dict, "kind": str, "verdict": str}
+    types |= {"verdict_reasons": list}
     wrong += [
         f"the attribute {n}" for n, t in types.items() if type(data.attrs.get(n, t())) is not t
     ]
@@ -92,8 +93,6 @@ def require_result(data: xr.Dataset, where: object = "the dataset") -> None:
         best = data.attrs.get("best")
         if type(best) is not int or not 0 <= best < data.sizes.get("sample", 0):
             wrong.append("the attribute best")
-        if data.attrs.get("verdict", "good") not in ("good", "doubtful", "does not fit"):
-            wrong.append("the attribute verdict")
     if wrong:
         raise DataError(
             f"{where} is not a result of this package: it lacks {', '.join(wrong)}, or has others "

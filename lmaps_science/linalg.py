@@ -26,17 +26,17 @@ def conjugate_gradient(
     iterations: int = 100,
     tolerance: float = 1e-6,
 ) -> Tensor:
-    r"""Solve ``A x = b`` for a symmetric positive (semi-)definite ``A``, one system per sample.
+    r"""Solve `A x = b` for a symmetric positive (semi-)definite `A`, one system per sample.
 
     Args:
-        matvec: ``x -> A x``, both (B, ...).
+        matvec: `x -> A x`, both (B, ...).
         b: right-hand sides (B, ...).
         x0: starting point, 0 when None.
-        iterations: at most this many products with ``A``.
-        tolerance: a sample stops at ``||b - A x|| <= tolerance ||b||``.
+        iterations: at most this many products with `A`.
+        tolerance: a sample stops at `||b - A x|| <= tolerance ||b||`.
 
     Returns:
-        The solutions, like ``b``.
+        The solutions, like `b`.
 
     Source: Hestenes and Stiefel 1952.
     """
@@ -72,17 +72,17 @@ def bicgstab(
     iterations: int = 500,
     tolerance: float = 1e-6,
 ) -> tuple[Tensor, Tensor]:
-    r"""Solve ``A x = b`` for any square ``A``, real or complex, one system per sample.
+    r"""Solve `A x = b` for any square `A`, real or complex, one system per sample.
 
     Args:
-        matvec: ``x -> A x``, both (B, ...).
+        matvec: `x -> A x`, both (B, ...).
         b: right-hand sides (B, ...).
         x0: starting point, 0 when None.
-        iterations: at most this many steps of two products with ``A`` each.
-        tolerance: a sample stops at ``||b - A x|| <= tolerance ||b||``.
+        iterations: at most this many steps of two products with `A` each.
+        tolerance: a sample stops at `||b - A x|| <= tolerance ||b||`.
 
     Returns:
-        The solutions, like ``b``, and their relative residuals (B,), computed from ``b - A x``:
+        The solutions, like `b`, and their relative residuals (B,), computed from `b - A x`:
         the caller decides what to do with a sample that has not converged.
 
     Source: van der Vorst 1992; the shadow residual is replaced where the method breaks down.
@@ -120,12 +120,12 @@ def bicgstab(
 
 
 def _square(a: Tensor) -> Tensor:
-    """``||a||^2`` of each sample (B,), real; for complex numbers much faster than the norm."""
+    """`||a||^2` of each sample (B,), real; for complex numbers much faster than the norm."""
     return inner(a, a).real
 
 
 def _ratio(a: Tensor, b: Tensor) -> Tensor:
-    """``a / b``, and 0 where ``b`` is 0."""
+    """`a / b`, and 0 where `b` is 0."""
     return torch.where(b == 0, 0, a / torch.where(b == 0, 1, b))
 
 
@@ -141,18 +141,18 @@ def lbfgs(
     r"""Minimise a function of each sample by limited-memory BFGS with a backtracking line search.
 
     Args:
-        gradient: ``x -> (gradients like x, values (B,))``.
+        gradient: `x -> (gradients like x, values (B,))`.
         x: starting points (B, ...).
         iterations: at most this many evaluations, those of the line search included.
         memory: pairs of steps and gradient changes that model the Hessian.
-        tolerance: a sample stops when a step lowers its value by less than ``tolerance`` times
+        tolerance: a sample stops when a step lowers its value by less than `tolerance` times
             the total decrease so far, twice running, or when no step along the search direction
             lowers it.
-        first_step: length of the first step along the normalised gradient, in the units of ``x``
+        first_step: length of the first step along the normalised gradient, in the units of `x`
             (Euclidean norm), a number or (B,).
 
     Returns:
-        The best points found, like ``x``; no value is above that of the start.
+        The best points found, like `x`; no value is above that of the start.
 
     Source: Nocedal and Wright 2006, algorithms 3.1 and 7.5.
     """
@@ -200,7 +200,7 @@ def lbfgs(
 
 
 def _two_loop(g: Tensor, steps: Tensor, changes: Tensor, rho: Tensor) -> Tensor:
-    """The inverse Hessian of the stored pairs times ``g``; an empty place has rho = 0."""
+    """The inverse Hessian of the stored pairs times `g`; an empty place has rho = 0."""
     curvature = inner(changes[-1], changes[-1]) * rho[-1]
     scale = torch.where(curvature > 0, 1 / curvature, 1.0)  # the newest pair sets the scale
     q, alphas = g, []

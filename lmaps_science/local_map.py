@@ -1,12 +1,12 @@
 r"""The local MAP problem of one noise level, and the solvers that can be swapped for it.
 
-The problem (paper 1, eq. 12-13): with the denoised image ``m = D(x, sigma)``, minimise
+The problem (paper 1, eq. 12-13): with the denoised image `m = D(x, sigma)`, minimise
 
 .. math:: J(z) = w_p \tfrac12 ||z - m||^2 + w_d \kappa_2 \ell(z), \quad
           w_p = \frac{\kappa_1^2}{\kappa_1^2 + \sigma^2}, \quad w_d = 1 - w_p
 
-where ``l`` is the misfit in the unit that published values of ``kappa_2`` refer to. It is the MAP
-estimate for the prior N(m, kappa sigma^2 I), ``kappa = kappa_2 / kappa_1^2`` in those units.
+where `l` is the misfit in the unit that published values of `kappa_2` refer to. It is the MAP
+estimate for the prior N(m, kappa sigma^2 I), `kappa = kappa_2 / kappa_1^2` in those units.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ __all__ = [
 class LocalProblem:
     r"""The local problem of one noise level, in coordinates in which the prior term is round.
 
-    Without a ``covariance``, ``J`` is that of the module's head and the coordinates ``w`` are the
-    image ``z`` itself. With the prior's covariance ``C``, the isotropic ``sigma^2 I`` gives way to
+    Without a `covariance`, `J` is that of the module's head and the coordinates `w` are the
+    image `z` itself. With the prior's covariance `C`, the isotropic `sigma^2 I` gives way to
 
     .. math:: \Sigma = \sigma^2 G, \quad G = C (C + \sigma^2 I)^{-1}, \qquad
               z = m + G^{1/2} (w - m)
 
-    which is the posterior covariance of a Gaussian prior, and TMPD's ``sigma^2 J`` for it: at high
+    which is the posterior covariance of a Gaussian prior, and TMPD's `sigma^2 J` for it: at high
     noise the estimate moves only where and as images of the prior do.
 
-    Solvers minimise over ``w``, starting at ``w = m``; :meth:`image` takes the result to ``z``.
+    Solvers minimise over `w`, starting at `w = m`; `image` takes the result to `z`.
     """
 
     denoised: Tensor
@@ -58,16 +58,16 @@ class LocalProblem:
 
     @property
     def prior_weight(self) -> float:
-        """``w_p = kappa1^2 / (kappa1^2 + sigma^2)``."""
+        """`w_p = kappa1^2 / (kappa1^2 + sigma^2)`."""
         return self.kappa1**2 / (self.kappa1**2 + self.sigma**2)
 
     @property
     def misfit_weight(self) -> float | Tensor:
-        """``w_d kappa2``, times the misfit's unit; (B,) where that differs from image to image."""
+        """`w_d kappa2`, times the misfit's unit; (B,) where that differs from image to image."""
         return (1 - self.prior_weight) * self.kappa2 * self.misfit.objective_scale
 
     def image(self, w: Tensor) -> Tensor:
-        """The image ``z`` of coordinates ``w``, both (B, C, H, W)."""
+        """The image `z` of coordinates `w`, both (B, C, H, W)."""
         return w if self.covariance is None else self.denoised + self.root(w - self.denoised)
 
     def __call__(self, w: Tensor) -> Tensor:
@@ -77,14 +77,14 @@ class LocalProblem:
         return 0.5 * self.prior_weight * inner(away, away) + self.misfit_weight * misfit
 
     def gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:
-        """The gradient of J by the coordinates, like ``w``, and the values (B,)."""
+        """The gradient of J by the coordinates, like `w`, and the values (B,)."""
         slope, misfit = self.misfit.gradient(self.image(w))
         away = w - self.denoised
         value = 0.5 * self.prior_weight * inner(away, away) + self.misfit_weight * misfit
         return self.prior_weight * away + scaled(self.misfit_weight, self.root(slope)), value
 
     def root(self, x: Tensor) -> Tensor:
-        """``G^(1/2) x``."""
+        """`G^(1/2) x`."""
         if self.covariance is None:
             return x
         values = self.covariance.eigenvalues
@@ -92,7 +92,7 @@ class LocalProblem:
 
 
 class LocalSolver(ABC):
-    """Anything that takes a :class:`LocalProblem` to the coordinates of its minimiser, or near."""
+    """Anything that takes a `LocalProblem` to the coordinates of its minimiser, or near."""
 
     @property
     def requires(self) -> frozenset[str]:
@@ -109,7 +109,7 @@ class GradientSteps(LocalSolver):
     """Plain gradient descent from the denoised image, as in paper 1 (algorithm 4).
 
     The learning rate is in the units of J, so it belongs to one operator and one noise level of
-    the data; :class:`BarzilaiBorwein` needs none.
+    the data; `BarzilaiBorwein` needs none.
     """
 
     steps: int = 100
@@ -128,10 +128,10 @@ class GradientSteps(LocalSolver):
 
 @dataclass(frozen=True)
 class BarzilaiBorwein(LocalSolver):
-    r"""Gradient steps with the scale-free length ``s.y / y.y`` of the last step's secant.
+    r"""Gradient steps with the scale-free length `s.y / y.y` of the last step's secant.
 
-    ``s`` is the last change of z and ``y`` that of the gradient. The first step moves every pixel
-    by ``first_step`` (root mean square). Source: Barzilai and Borwein 1988.
+    `s` is the last change of z and `y` that of the gradient. The first step moves every pixel
+    by `first_step` (root mean square). Source: Barzilai and Borwein 1988.
     """
 
     steps: int = 20
@@ -161,8 +161,8 @@ class BarzilaiBorwein(LocalSolver):
 class LBFGS(LocalSolver):
     """Limited-memory BFGS with a line search: the fewest operator calls on nonlinear problems.
 
-    ``iterations`` bounds the evaluations of the misfit and its gradient; a sample stops earlier
-    when two steps running bring less than ``tolerance`` of the decrease so far.
+    `iterations` bounds the evaluations of the misfit and its gradient; a sample stops earlier
+    when two steps running bring less than `tolerance` of the decrease so far.
     """
 
     iterations: int = 20
@@ -191,8 +191,8 @@ class LBFGS(LocalSolver):
 class ConjugateGradient(LocalSolver):
     r"""The exact local MAP of a linear operator with Gaussian noise (paper 1, eq. 15).
 
-    Solves ``(w A^T A / sigma_y^2 + w_p) (z - m) = w A^T (y - A m) / sigma_y^2`` with
-    ``w = w_d kappa_2 sigma_y^2`` by conjugate gradients from ``z = m``.
+    Solves `(w A^T A / sigma_y^2 + w_p) (z - m) = w A^T (y - A m) / sigma_y^2` with
+    `w = w_d kappa_2 sigma_y^2` by conjugate gradients from `z = m`.
     """
 
     iterations: int = 50

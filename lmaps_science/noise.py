@@ -1,8 +1,8 @@
 r"""Noise schedules, and random numbers that belong to a sample rather than to a batch.
 
-Everything is in noise-level (EDM) notation: ``x_sigma = x_0 + sigma n``. A variance-preserving
-model, ``x_t = alpha_t x_0 + s_t n`` with ``alpha_t^2 + s_t^2 = 1``, is the same at
-``sigma = s_t / alpha_t`` on ``x_t / alpha_t``.
+Everything is in noise-level (EDM) notation: `x_sigma = x_0 + sigma n`. A variance-preserving
+model, `x_t = alpha_t x_0 + s_t n` with `alpha_t^2 + s_t^2 = 1`, is the same at
+`sigma = s_t / alpha_t` on `x_t / alpha_t`.
 
 Sources: Karras et al. 2022 (EDM), Table 1; Song et al. 2021 (VE and VP).
 """
@@ -32,7 +32,7 @@ class Schedule(ABC):
     @property
     @abstractmethod
     def sigmas(self) -> Tensor:
-        """float64 tensor of ``levels + 1`` decreasing noise levels; the last is 0."""
+        """float64 tensor of `levels + 1` decreasing noise levels; the last is 0."""
 
     def _check(self, low: float, high: float) -> None:
         name = type(self).__name__
@@ -45,7 +45,7 @@ class Schedule(ABC):
 
 @dataclass(frozen=True)
 class EDM(Schedule):
-    r"""EDM's schedule: equal steps in ``sigma^(1/power)``. One level is ``sigma_max``.
+    r"""EDM's schedule: equal steps in `sigma^(1/power)`. One level is `sigma_max`.
 
     .. math:: \sigma_i = \left(\sigma_{max}^{1/p} + \tfrac{i}{T-1}
               (\sigma_{min}^{1/p} - \sigma_{max}^{1/p})\right)^p
@@ -87,7 +87,7 @@ class VE(Schedule):
 
 @dataclass(frozen=True)
 class VP(Schedule):
-    r"""Variance preserving with linear beta, equal steps in time from 1 to ``time_min``.
+    r"""Variance preserving with linear beta, equal steps in time from 1 to `time_min`.
 
     .. math:: \sigma(t) = \sqrt{\exp(\tfrac12 \beta_{range} t^2 + \beta_{min} t) - 1}
 
@@ -109,7 +109,7 @@ class VP(Schedule):
 
 
 def vp_alpha(sigma: Tensor) -> Tensor:
-    """The signal scale ``alpha = 1 / sqrt(1 + sigma^2)`` of the VP state at noise level sigma."""
+    """The signal scale `alpha = 1 / sqrt(1 + sigma^2)` of the VP state at noise level sigma."""
     return (1 + sigma**2).rsqrt()
 
 
@@ -150,7 +150,7 @@ class SampleNoise:
             )
 
     def normal(self, like: Tensor, *key: int) -> Tensor:
-        """Noise of the shape, dtype and device of ``like`` (B, ...), one draw for each ``key``.
+        """Noise of the shape, dtype and device of `like` (B, ...), one draw for each `key`.
 
         Use a key once: the same key gives the same numbers again.
         """

@@ -65,7 +65,7 @@ def reconstruct(
     Args:
         problem: of `load_problem`.
         out: folder for the results; made if missing. It gets all of them, or none.
-        n_samples, seed, batch_size, progress: as in :func:`lmaps_science.sample`.
+        n_samples, seed, batch_size, progress: as in `lmaps_science.sample`.
         solver: default: that of the card's preset in use.
         checkpoint: keep one in `out` while it runs, from which the same call goes on after an
             interruption. SIGTERM ends the run after the level that it is at.
@@ -79,7 +79,7 @@ def reconstruct(
         DataError: `out` cannot be written to, or holds results.
         OSError: the disk is full.
         FloatingPointError: a NaN or an infinity appeared.
-        KeyboardInterrupt: interrupted, or :class:`Terminated`.
+        KeyboardInterrupt: interrupted, or `Terminated`.
     """
     solver = problem.solver if solver is None else solver
     expected = [*RESULTS, *(["samples.png"] if n_samples > 1 else [])]

@@ -35,9 +35,9 @@ NOISE_BANDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
 class Images(Protocol):
     """Where training images come from: any object with this method.
 
-    ``batch(start, count)`` returns float32 images (count, C, H, W) in physical units; it must
+    `batch(start, count)` returns float32 images (count, C, H, W) in physical units; it must
     depend on its arguments alone, so that a resumed run sees the images it would have seen.
-    ``value_range`` is what becomes [-1, 1] in model space.
+    `value_range` is what becomes [-1, 1] in model space.
     """
 
     @property
@@ -81,11 +81,11 @@ class ArrayImages:
 class TrainingSettings:
     """What a training run does; every field is recorded with the weights.
 
-    ``log_sigma_mean`` and ``log_sigma_std`` are those of the log-normal noise levels seen in
-    training; ``precision`` is ``"no"`` (float32) or ``"bf16"`` (autocast); ``ema_decay`` is reached
-    after a warm-up; the learning rate rises for ``warmup`` steps and falls to 0 along a cosine.
-    The weights are stored with ``covariance_rank`` principal components of ``covariance_images``
-    training images (0 for none); ``LMAPS(covariance="prior")`` uses them.
+    `log_sigma_mean` and `log_sigma_std` are those of the log-normal noise levels seen in
+    training; `precision` is `"no"` (float32) or `"bf16"` (autocast); `ema_decay` is reached
+    after a warm-up; the learning rate rises for `warmup` steps and falls to 0 along a cosine.
+    The weights are stored with `covariance_rank` principal components of `covariance_images`
+    training images (0 for none); `LMAPS(covariance="prior")` uses them.
     """
 
     steps: int = 20_000
@@ -135,9 +135,9 @@ def in_model_space(images: Images, start: int, count: int) -> Tensor:
 
 
 def edm_loss(network: nn.Module, x0: Tensor, sigma: Tensor, noise: Tensor, sd: float) -> Tensor:
-    r"""``lambda(sigma) ||D(x0 + sigma n, sigma) - x0||^2 / pixels`` for each image, shape (B,).
+    r"""`lambda(sigma) ||D(x0 + sigma n, sigma) - x0||^2 / pixels` for each image, shape (B,).
 
-    with ``lambda = (sigma^2 + sd^2) / (sigma sd)^2``, which makes every noise level weigh the same.
+    with `lambda = (sigma^2 + sd^2) / (sigma sd)^2`, which makes every noise level weigh the same.
     """
     s = sigma.view(-1, 1, 1, 1)
     error = (network(x0 + s * noise, sigma) - x0).square().flatten(1).mean(1)
@@ -155,16 +155,16 @@ def train(
     description: str = "",
     progress: bool = True,
 ) -> Path:
-    """Train the network of ``config`` and write ``folder/prior.safetensors`` (fp16).
+    """Train the network of `config` and write `folder/prior.safetensors` (fp16).
 
-    A run that stopped goes on from ``folder/state.pt``; several GPUs are used when started with
-    ``accelerate launch -m lmaps_science.cli prior train ...``.
+    A run that stopped goes on from `folder/state.pt`; several GPUs are used when started with
+    `accelerate launch -m lmaps_science.cli prior train ...`.
 
     Args:
-        config: architecture, as for :func:`lmaps_science.priors.networks.build_network`.
+        config: architecture, as for `lmaps_science.priors.networks.build_network`.
         images, validation: training images and images never trained on.
-        folder: where checkpoints, ``history`` and ``samples.png`` go.
-        settings: see :class:`TrainingSettings`.
+        folder: where checkpoints, `history` and `samples.png` go.
+        settings: see `TrainingSettings`.
         initial: a network of the same architecture whose weights to begin with, e.g. that of a
             prior to adapt to other images.
         description: one paragraph for the model card, kept in the file's metadata.
@@ -173,9 +173,9 @@ def train(
         The path of the weights.
 
     Raises:
-        ImportError: accelerate is missing (extra ``train``).
+        ImportError: accelerate is missing (extra `train`).
         DataError: the folder cannot be made.
-        ValueError: ``state.pt`` or ``initial`` is of another architecture; ``state.pt`` is of other
+        ValueError: `state.pt` or `initial` is of another architecture; `state.pt` is of other
             settings than these (more steps, or other validation, are fine), or further on.
         FloatingPointError: the loss is no longer finite.
     """
@@ -391,7 +391,7 @@ def _line(record: dict[str, Any]) -> str:
 def draw(
     denoiser: Callable[[Tensor, Tensor], Tensor], x: Tensor, schedule: Tensor | None = None
 ) -> Tensor:
-    """Samples of the prior from ``x`` ~ N(0, I) (B, C, H, W): Heun's method on EDM's ODE.
+    """Samples of the prior from `x` ~ N(0, I) (B, C, H, W): Heun's method on EDM's ODE.
 
     Source: Karras et al. 2022, algorithm 1.
     """
@@ -407,7 +407,7 @@ def draw(
 
 
 def sample_sheet(denoiser: NetworkDenoiser, path: Path, count: int = 32, seed: int = 0) -> None:
-    """A picture of ``count`` samples of the prior, magnitudes where there are two channels."""
+    """A picture of `count` samples of the prior, magnitudes where there are two channels."""
     from matplotlib.figure import Figure
 
     require_parent(path)  # before the work

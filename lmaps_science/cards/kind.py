@@ -29,7 +29,7 @@ class Recipe:
     Attributes:
         images: the training images, from the number of pixels and a seed.
         npix: pixels along each side.
-        config: architecture, for :func:`~lmaps_science.priors.networks.build_network`.
+        config: architecture, for `build_network`.
         settings: those of the training.
     """
 
@@ -50,12 +50,12 @@ class Kind:
         name: what cards call it (`kind: NAME`), and the first part of its cards' names.
         package: where the modules are, usually `__name__`.
         cards: the folder with its cards (`*.yaml`) and weights.
-        card: the class of its cards, a :class:`~lmaps_science.cards.schema.Card`.
+        card: the class of its cards, a `Card`.
         figures: a module with `reconstruction(data)` and `samples(data, most=...)`, which draw what
             `Problem.analyse` gives, a Figure each.
         export: `export(folder, data, each_sample)`, which writes files in the field's formats
             beside `result.nc`, or "".
-        recipes: how its priors are trained, a dict of :class:`Recipe` by name, or "".
+        recipes: how its priors are trained, a dict of `Recipe` by name, or "".
         commands: a `typer.Typer` whose commands are added to `lmaps`, or "". The module should
             import what is heavy inside of its functions.
 

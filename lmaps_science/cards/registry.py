@@ -1,7 +1,7 @@
 """What is installed: kinds of problems and solvers, ours and those of other packages.
 
 Both are found through Python's entry points, groups `lmaps_science.problems` (objects
-:class:`~lmaps_science.cards.kind.Kind`) and `lmaps_science.solvers` (dataclasses: solvers, and the
+`Kind`) and `lmaps_science.solvers` (dataclasses: solvers, and the
 parts that some of them take, such as local solvers). The built-in ones are declared in this
 package's own pyproject.toml and found in the same way.
 """

@@ -34,7 +34,7 @@ class Receivers(Movable):
     fewer than 2 n_rx, else the real and imaginary parts of G themselves, which is exact. Complex
     currents go through as two real rows: 2 n_tx of them, the real parts first.
 
-    The currents are in g parts (B, 2 n_tx, h), see :meth:`split`: for waves the g = 4 quarters of
+    The currents are in g parts (B, 2 n_tx, h), see `split`: for waves the g = 4 quarters of
     the square, else all of it. `waves` holds R on the first of the parts, (r, h), class by class.
 
     `tolerance` bounds the error of |G| relative to its value at the centre; None never compresses.

@@ -1,4 +1,4 @@
-"""Priors: everything that denoises, behind one callable ``D(x, sigma)``."""
+"""Priors: everything that denoises, behind one callable `D(x, sigma)`."""
 
 from lmaps_science.priors.adapters import from_diffusers, from_function
 from lmaps_science.priors.analytic import GaussianMixturePrior, GaussianPrior

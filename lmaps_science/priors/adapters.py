@@ -15,7 +15,7 @@ from lmaps_science.priors.networks import NetworkDenoiser
 
 
 class FunctionDenoiser(Denoiser):
-    """A prior given by a function; see :func:`from_function`."""
+    """A prior given by a function; see `from_function`."""
 
     def __init__(
         self,
@@ -46,10 +46,10 @@ def from_function(
     """Make a prior of any denoising function, for example one of DeepInverse.
 
     Args:
-        function: ``function(x, sigma)`` with ``x`` (B, C, H, W) and ``sigma`` (B, 1, 1, 1), which
+        function: `function(x, sigma)` with `x` (B, C, H, W) and `sigma` (B, 1, 1, 1), which
             broadcasts against it, returning the denoised images; differentiable where a solver
             needs gradients.
-        image_shape: ``(C, H, W)``.
+        image_shape: `(C, H, W)`.
         value_range: nominal range of the images it was made for.
 
     Example:
@@ -61,15 +61,15 @@ def from_function(
 
 
 class DiffusersNetwork(nn.Module):
-    r"""A diffusers network as ``D(x, sigma)``.
+    r"""A diffusers network as `D(x, sigma)`.
 
     With :math:`\alpha = 1/\sqrt{1+\sigma^2}`, :math:`s = \sigma\alpha` and
     :math:`o = F(\alpha x, t(\sigma))`:
 
     ======================  ============================
-    ``epsilon``             :math:`D = x - \sigma o`
-    ``v_prediction``        :math:`D = \alpha^2 x - s o`
-    ``sample``              :math:`D = o`
+    `epsilon`             :math:`D = x - \sigma o`
+    `v_prediction`        :math:`D = \alpha^2 x - s o`
+    `sample`              :math:`D = o`
     ======================  ============================
     """
 
@@ -114,8 +114,8 @@ def from_diffusers(
     """Make a prior of an unconditional Hugging Face diffusers network and its scheduler.
 
     Args:
-        unet: ``diffusers.UNet2DModel`` or alike.
-        scheduler: any diffusers scheduler with ``alphas_cumprod`` (DDPM, DDIM, Euler, ...).
+        unet: `diffusers.UNet2DModel` or alike.
+        scheduler: any diffusers scheduler with `alphas_cumprod` (DDPM, DDIM, Euler, ...).
         value_range: nominal range of model space.
         interpolate: use fractional time steps between those of the training; otherwise the
             nearest one.

@@ -1,7 +1,7 @@
 """The ADM U-Net of guided diffusion, with its published parameter names.
 
-Maps ``(x: (B, C_in, H, W), time steps: (B,))`` to ``(B, C_out, H, W)``; the preconditioning around
-it lives in :mod:`lmaps_science.priors.networks`.
+Maps `(x: (B, C_in, H, W), time steps: (B,))` to `(B, C_out, H, W)`; the preconditioning around
+it lives in `lmaps_science.priors.networks`.
 
 Source: Dhariwal and Nichol 2021, arXiv:2105.05233, section 3 and appendix.
 """
@@ -28,7 +28,7 @@ def _zeroed(layer: nn.Module) -> nn.Module:
 
 
 class ADMBlock(nn.Module):
-    """Residual block conditioned on the time step; ``resample`` is "up", "down" or None."""
+    """Residual block conditioned on the time step; `resample` is "up", "down" or None."""
 
     def __init__(
         self,
@@ -131,8 +131,8 @@ class ADMUNet(nn.Module):
     Args:
         in_channels, out_channels: channels of input and output; published networks often have
             twice the image channels at the output (a learned variance).
-        resolution: pixels along one side at the finest level; ``attn_resolutions`` refer to it.
-        model_channels: base number of channels, divisible by 32; ``channel_mult`` multiplies it
+        resolution: pixels along one side at the finest level; `attn_resolutions` refer to it.
+        model_channels: base number of channels, divisible by 32; `channel_mult` multiplies it
             per level.
         num_blocks: residual blocks per level.
         attn_resolutions: resolutions with self-attention (besides the middle, which always has it).
@@ -220,7 +220,7 @@ class ADMUNet(nn.Module):
         self.out = nn.Sequential(_norm(width), nn.SiLU(), final)
 
     def forward(self, x: Tensor, noise_labels: Tensor) -> Tensor:
-        """``x`` (B, C_in, H, W), time steps (B,) -> (B, C_out, H, W)."""
+        """`x` (B, C_in, H, W), time steps (B,) -> (B, C_out, H, W)."""
         features = positional_embedding(noise_labels, self.model_channels)
         embedding = self.time_embed(features.to(x.dtype))
         skips = []

@@ -24,9 +24,9 @@ class GaussianPrior(Denoiser):
     .. math:: D(x, \sigma) = m + C (C + \sigma^2 I)^{-1} (x - m)
 
     Args:
-        mean: ``(C, H, W)``.
-        covariance: one of :class:`DiagonalCovariance`, :class:`StationaryCovariance`,
-            :class:`DenseCovariance`.
+        mean: `(C, H, W)`.
+        covariance: one of `DiagonalCovariance`, `StationaryCovariance`,
+            `DenseCovariance`.
         value_range: nominal range of the images.
     """
 
@@ -50,15 +50,15 @@ class GaussianPrior(Denoiser):
         return self.mean + self.covariance.apply(x - self.mean, gain)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """``n`` independent images (n, C, H, W)."""
+        """`n` independent images (n, C, H, W)."""
         noise = _normal((n, *self.image_shape), self.mean, generator)
         return self.mean + self.covariance.apply(noise, self.covariance.eigenvalues.sqrt())
 
     def log_prob(self, x: Tensor, sigma: float | Tensor = 0.0) -> Tensor:
-        """Log density (B,) of ``x0 + sigma n`` at ``x`` (B, C, H, W).
+        """Log density (B,) of `x0 + sigma n` at `x` (B, C, H, W).
 
         Raises:
-            ValueError: ``sigma`` is 0 and the covariance is singular: there is no density.
+            ValueError: `sigma` is 0 and the covariance is singular: there is no density.
         """
         self._check_image(x)
         levels = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(x.shape[0])
@@ -78,7 +78,7 @@ class GaussianPrior(Denoiser):
         .. math:: K = C A^T (A C A^T + \sigma_y^2 I)^{-1}, \quad m + K (y - A m), \quad C - K A C
 
         Args:
-            matrix: ``A`` (m, d), real, acting on flattened images, d = C H W.
+            matrix: `A` (m, d), real, acting on flattened images, d = C H W.
             y: data (B, m).
             sigma_y: standard deviation of the noise.
 
@@ -104,9 +104,9 @@ class MixturePosterior:
     r"""The posterior :math:`p(x_0 | x_\sigma) = \sum_k r_k N(\nu_k, v_k I)` of a mixture prior.
 
     Attributes:
-        log_weights: :math:`\log r_k`, ``(B, K)``, the responsibilities.
-        means: :math:`\nu_k`, ``(B, K, C, H, W)``.
-        variances: :math:`v_k`, ``(B, K)``.
+        log_weights: :math:`\log r_k`, `(B, K)`, the responsibilities.
+        means: :math:`\nu_k`, `(B, K, C, H, W)`.
+        variances: :math:`v_k`, `(B, K)`.
 
     Source: LMAPS, appendix A, eq. 21-28.
     """
@@ -141,9 +141,9 @@ class GaussianMixturePrior(Denoiser):
               r_k \propto \pi_k N(x; \mu_k, (s_k^2 + \sigma^2) I)
 
     Args:
-        weights: ``(K,)``, positive; normalised to sum to 1.
-        means: ``(K, C, H, W)``.
-        scales: ``(K,)``, the standard deviations s_k, non-negative.
+        weights: `(K,)`, positive; normalised to sum to 1.
+        means: `(K, C, H, W)`.
+        scales: `(K,)`, the standard deviations s_k, non-negative.
         value_range: nominal range of the images.
     """
 
@@ -176,7 +176,7 @@ class GaussianMixturePrior(Denoiser):
         return self.weights.log() + log_density, offset
 
     def posterior(self, x: Tensor, sigma: float | Tensor) -> MixturePosterior:
-        """The exact posterior of the clean image given ``x`` = x0 + sigma n."""
+        """The exact posterior of the clean image given `x` = x0 + sigma n."""
         self._check_image(x)
         return self._posterior(x, self._check_sigma(sigma, x))
 
@@ -190,16 +190,16 @@ class GaussianMixturePrior(Denoiser):
         return self._posterior(x, sigma).mean()
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """``n`` independent images (n, C, H, W)."""
+        """`n` independent images (n, C, H, W)."""
         index = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         noise = _normal((n, *self.image_shape), self.means, generator)
         return self.means[index] + _column(self.scales[index]) * noise
 
     def log_prob(self, x: Tensor, sigma: float | Tensor = 0.0) -> Tensor:
-        """Log density (B,) of ``x0 + sigma n`` at ``x`` (B, C, H, W).
+        """Log density (B,) of `x0 + sigma n` at `x` (B, C, H, W).
 
         Raises:
-            ValueError: ``sigma`` is 0 and a component has no width: there is no density.
+            ValueError: `sigma` is 0 and a component has no width: there is no density.
         """
         self._check_image(x)
         levels = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(x.shape[0])

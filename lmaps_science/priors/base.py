@@ -24,13 +24,13 @@ class Denoiser(Movable, ABC):
     .. math:: D(x, \sigma) = E[x_0 \mid x = x_0 + \sigma n], \quad n \sim N(0, I)
               = x + \sigma^2 \nabla_x \log p(x; \sigma).
 
-    Sub-classes set ``image_shape`` and ``value_range`` and implement :meth:`_denoise`; callers use
-    ``denoiser(x, sigma)``, which checks its arguments first. A denoiser holds no state between
+    Sub-classes set `image_shape` and `value_range` and implement `_denoise`; callers use
+    `denoiser(x, sigma)`, which checks its arguments first. A denoiser holds no state between
     calls and treats the samples of a batch independently.
 
     Attributes:
-        image_shape: ``(C, H, W)`` of one image in model space.
-        value_range: ``(low, high)``, the nominal range of model space (dimensionless); it is
+        image_shape: `(C, H, W)` of one image in model space.
+        value_range: `(low, high)`, the nominal range of model space (dimensionless); it is
             information for scaling and display and is not enforced.
         covariance: that of clean images, exact or approximate, where it is known; solvers may use
             it to say how uncertain a denoised image is.
@@ -45,18 +45,18 @@ class Denoiser(Movable, ABC):
     _autocast: torch.dtype | None = None
 
     def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """Denoise ``x``.
+        """Denoise `x`.
 
         Args:
-            x: noisy images ``(B, C, H, W)``, real floating point, in model space.
-            sigma: noise standard deviation in the units of ``x``; finite and positive; one number
-                for the batch, or a tensor ``(B,)`` with one per image.
+            x: noisy images `(B, C, H, W)`, real floating point, in model space.
+            sigma: noise standard deviation in the units of `x`; finite and positive; one number
+                for the batch, or a tensor `(B,)` with one per image.
 
         Returns:
-            Tensor of the shape, dtype and device of ``x``, differentiable with respect to ``x``.
+            Tensor of the shape, dtype and device of `x`, differentiable with respect to `x`.
 
         Raises:
-            TypeError: ``x`` is not a real floating-point tensor.
+            TypeError: `x` is not a real floating-point tensor.
             ValueError: wrong shape, or a noise level that is not finite and positive.
         """
         self._check_image(x)
@@ -85,7 +85,7 @@ class Denoiser(Movable, ABC):
 
     @abstractmethod
     def _denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """Denoise checked ``x`` (B, C, H, W) at ``sigma`` (B,), same dtype and device."""
+        """Denoise checked `x` (B, C, H, W) at `sigma` (B,), same dtype and device."""
 
     def __repr__(self) -> str:
         low, high = self.value_range

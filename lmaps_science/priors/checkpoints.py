@@ -1,4 +1,4 @@
-"""Priors as files: safetensors with their own description, and published ``.pt`` checkpoints.
+"""Priors as files: safetensors with their own description, and published `.pt` checkpoints.
 
 No loader here executes code from a file.
 """
@@ -41,18 +41,18 @@ def save_prior(
     The file appears complete or not at all (it is written beside its place, then renamed).
 
     Args:
-        path: target, usually ``*.safetensors``; its folder must exist.
-        denoiser: prior around a network from :func:`build_network`.
+        path: target, usually `*.safetensors`; its folder must exist.
+        denoiser: prior around a network from `build_network`.
         training: facts of the training (data, steps, loss, licence, seed), JSON-able.
         description: one line for humans.
-        dtype: ``torch.float32``, or ``torch.float16`` for half the size (relative error 5e-4 per
+        dtype: `torch.float32`, or `torch.float16` for half the size (relative error 5e-4 per
             weight).
 
     Returns:
-        ``path``.
+        `path`.
 
     Raises:
-        TypeError: not a network from :func:`build_network`, or metadata that JSON cannot hold.
+        TypeError: not a network from `build_network`, or metadata that JSON cannot hold.
         ValueError: another dtype, or weights that do not fit in it.
     """
     network = getattr(denoiser, "network", None)
@@ -110,16 +110,16 @@ def load_prior(
     """Read a prior.
 
     Args:
-        path: a file of :func:`save_prior`, or a ``.pt`` checkpoint with EDM, InverseBench or
-            guided-diffusion names: a state dict, or one under ``ema`` or ``net``.
-        config: for ``.pt`` only: what its weights cannot tell, above all ``preconditioning``; see
-            :func:`infer_config`. The architecture is read from the weights.
-        weights: which weights of a ``.pt`` to take, ``"ema"`` or ``"net"``.
+        path: a file of `save_prior`, or a `.pt` checkpoint with EDM, InverseBench or
+            guided-diffusion names: a state dict, or one under `ema` or `net`.
+        config: for `.pt` only: what its weights cannot tell, above all `preconditioning`; see
+            `infer_config`. The architecture is read from the weights.
+        weights: which weights of a `.pt` to take, `"ema"` or `"net"`.
         value_range: nominal range of model space; default: as stored, else (-1, 1).
         device, dtype: where the network runs, and in which precision.
 
     Returns:
-        The prior; ``metadata`` holds its description, training facts and the file's ``sha256``.
+        The prior; `metadata` holds its description, training facts and the file's `sha256`.
 
     Raises:
         DataError: missing, truncated, foreign or unsafe files; weights that do not fit.
@@ -153,11 +153,11 @@ def load_prior(
 
 
 def prior_info(path: str | Path) -> dict[str, Any]:
-    """Description of a prior written by :func:`save_prior`, without reading its weights.
+    """Description of a prior written by `save_prior`, without reading its weights.
 
     Returns:
-        ``config``, ``image_shape``, ``value_range``, ``description``, ``training``,
-        ``parameters``, ``format``, ``version``.
+        `config`, `image_shape`, `value_range`, `description`, `training`,
+        `parameters`, `format`, `version`.
 
     Raises:
         DataError: not such a file, or written by a newer version.

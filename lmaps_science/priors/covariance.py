@@ -14,36 +14,36 @@ from lmaps_science.arrays import Movable
 class Covariance(Movable, ABC):
     """A covariance of images with a known orthonormal eigenbasis.
 
-    Any function of it costs one change of basis there and back: ``f(C) x =
-    synthesise(f(eigenvalues) * analyse(x))``.
+    Any function of it costs one change of basis there and back:
+    `f(C) x = synthesise(f(eigenvalues) * analyse(x))`.
 
     Attributes:
-        eigenvalues: ``(C, H, W)``, real and non-negative, in the units of the image squared.
+        eigenvalues: `(C, H, W)`, real and non-negative, in the units of the image squared.
     """
 
     eigenvalues: Tensor
 
     @abstractmethod
     def analyse(self, x: Tensor) -> Tensor:
-        """Coefficients (B, C, H, W) of ``x`` (B, C, H, W) in the eigenbasis."""
+        """Coefficients (B, C, H, W) of `x` (B, C, H, W) in the eigenbasis."""
 
     @abstractmethod
     def synthesise(self, coefficients: Tensor) -> Tensor:
-        """Inverse of :meth:`analyse`."""
+        """Inverse of `analyse`."""
 
     def apply(self, x: Tensor, gain: Tensor) -> Tensor:
-        """Multiply the coefficients of ``x`` by ``gain`` (broadcast against (B, C, H, W))."""
+        """Multiply the coefficients of `x` by `gain` (broadcast against (B, C, H, W))."""
         return self.synthesise(gain * self.analyse(x))
 
     def dense(self) -> Tensor:
-        """The matrix ``(d, d)``, d = C H W; for small images."""
+        """The matrix `(d, d)`, d = C H W; for small images."""
         shape, d = self.eigenvalues.shape, self.eigenvalues.numel()
         unit = torch.eye(d, dtype=self.eigenvalues.dtype, device=self.eigenvalues.device)
         return self.apply(unit.reshape(d, *shape), self.eigenvalues).reshape(d, d)
 
 
 class DiagonalCovariance(Covariance):
-    """Independent pixels with a ``variance`` image (C, H, W)."""
+    """Independent pixels with a `variance` image (C, H, W)."""
 
     def __init__(self, variance: Tensor) -> None:
         self.eigenvalues = _spectrum(variance, "variance")
@@ -59,7 +59,7 @@ class StationaryCovariance(Covariance):
     """Periodic images whose correlation depends on the distance alone.
 
     Args:
-        power_spectrum: ``(C, H, W)`` on the grid of ``torch.fft.fft2``: the variance of each
+        power_spectrum: `(C, H, W)` on the grid of `torch.fft.fft2`: the variance of each
             coefficient of the orthonormal transform. Its mean over the grid is the pixel variance;
             it is symmetric, S(-k) = S(k). Channels are independent.
     """
@@ -82,7 +82,7 @@ class StationaryCovariance(Covariance):
 
 
 class DenseCovariance(Covariance):
-    """Any covariance ``matrix`` (d, d) of images with d = C H W pixels; for small images."""
+    """Any covariance `matrix` (d, d) of images with d = C H W pixels; for small images."""
 
     def __init__(self, matrix: Tensor, image_shape: tuple[int, int, int]) -> None:
         d = math.prod(image_shape)
@@ -112,9 +112,9 @@ class LowRankCovariance(Covariance):
     and how pixels go together (probabilistic PCA, Tipping and Bishop 1999).
 
     Args:
-        components: ``v``, (r, C, H, W), orthonormal.
-        variances: ``lambda``, (r,), in the units of the image squared.
-        residual: ``lambda_0``, the variance in every other direction.
+        components: `v`, (r, C, H, W), orthonormal.
+        variances: `lambda`, (r,), in the units of the image squared.
+        residual: `lambda_0`, the variance in every other direction.
     """
 
     def __init__(self, components: Tensor, variances: Tensor, residual: float = 0.0) -> None:
@@ -129,7 +129,7 @@ class LowRankCovariance(Covariance):
 
     @classmethod
     def from_images(cls, images: Tensor, rank: int = 200) -> LowRankCovariance:
-        """The first ``rank`` principal components of ``images`` (n, C, H, W), n > rank.
+        """The first `rank` principal components of `images` (n, C, H, W), n > rank.
 
         Raises:
             ValueError: too few images for that rank, or values that are not finite.
@@ -155,7 +155,7 @@ class LowRankCovariance(Covariance):
         return cls(components, variances, max(left, 0.0))
 
     def analyse(self, x: Tensor) -> Tensor:
-        """Coefficients (B, r) of ``x`` on the components; the rest of ``x`` is left out."""
+        """Coefficients (B, r) of `x` on the components; the rest of `x` is left out."""
         return x.flatten(1) @ self.components.flatten(1).T
 
     def synthesise(self, coefficients: Tensor) -> Tensor:
@@ -164,11 +164,11 @@ class LowRankCovariance(Covariance):
         return image.reshape(-1, *self.components.shape[1:])
 
     def apply(self, x: Tensor, gain: Tensor) -> Tensor:
-        """Multiply the components of ``x`` by ``gain[:r]``, and what is left by ``gain[r]``."""
+        """Multiply the components of `x` by `gain[:r]`, and what is left by `gain[r]`."""
         return gain[-1] * x + self.synthesise((gain[:-1] - gain[-1]) * self.analyse(x))
 
     def dense(self) -> Tensor:
-        """The matrix ``(d, d)``, d = C H W; for small images."""
+        """The matrix `(d, d)`, d = C H W; for small images."""
         rows, residual = self.components.flatten(1), self.eigenvalues[-1]
         unit = torch.eye(rows.shape[1], dtype=rows.dtype, device=rows.device)
         return residual * unit + rows.T @ ((self.eigenvalues[:-1] - residual)[:, None] * rows)

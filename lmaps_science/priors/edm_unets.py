@@ -2,8 +2,8 @@
 (`DhariwalUNet`).
 
 Parameter names follow the published EDM and InverseBench state dicts, so those weights load. Both
-networks map ``(x: (B, C_in, H, W), noise_labels: (B,))`` to ``(B, C_out, H, W)``; the
-preconditioning around them lives in :mod:`lmaps_science.priors.networks`.
+networks map `(x: (B, C_in, H, W), noise_labels: (B,))` to `(B, C_out, H, W)`; the
+preconditioning around them lives in `lmaps_science.priors.networks`.
 
 Sources: Song et al. 2021, arXiv:2011.13456 (DDPM++, NCSN++); Dhariwal and Nichol 2021,
 arXiv:2105.05233 (ADM); Karras et al. 2022, arXiv:2206.00364, appendix F.1 (this formulation).
@@ -52,21 +52,21 @@ def _aux_encoder(
 
 
 class SongUNet(nn.Module):
-    """DDPM++ (defaults) or NCSN++ (``embedding="fourier"``, ``encoder="residual"``,
-    ``resample_filter=(1, 3, 3, 1)``, ``channel_mult_noise=2``).
+    """DDPM++ (defaults) or NCSN++ (`embedding="fourier"`, `encoder="residual"`,
+    `resample_filter=(1, 3, 3, 1)`, `channel_mult_noise=2`).
 
     Args:
         in_channels, out_channels: channels of the input and output images.
         resolution: pixels along one side at the finest level; names the blocks.
-        model_channels: channels at the finest level; ``channel_mult`` multiplies them per level.
+        model_channels: channels at the finest level; `channel_mult` multiplies them per level.
         num_blocks: residual blocks per level.
         attn_resolutions: resolutions with self-attention (one head).
         dropout: dropout probability in training.
-        channel_mult_emb, channel_mult_noise: widths of the embeddings, times ``model_channels``.
-        embedding: ``"positional"`` or ``"fourier"``.
-        encoder: ``"standard"``, ``"skip"`` or ``"residual"``.
-        decoder: ``"standard"`` or ``"skip"``.
-        resample_filter: taps of the resampling filter, ``(1, 1)`` or ``(1, 3, 3, 1)``.
+        channel_mult_emb, channel_mult_noise: widths of the embeddings, times `model_channels`.
+        embedding: `"positional"` or `"fourier"`.
+        encoder: `"standard"`, `"skip"` or `"residual"`.
+        decoder: `"standard"` or `"skip"`.
+        resample_filter: taps of the resampling filter, `(1, 1)` or `(1, 3, 3, 1)`.
         skip_scale: factor on the sum of each residual connection.
     """
 
@@ -172,7 +172,7 @@ class SongUNet(nn.Module):
         return F.silu(self.map_layer1(F.silu(self.map_layer0(features))))
 
     def forward(self, x: Tensor, noise_labels: Tensor) -> Tensor:
-        """``x`` (B, C_in, H, W), ``noise_labels`` (B,) -> (B, C_out, H, W)."""
+        """`x` (B, C_in, H, W), `noise_labels` (B,) -> (B, C_out, H, W)."""
         embedding = self._embed(noise_labels)
         skips: list[Tensor] = []
         aux = x
@@ -207,12 +207,12 @@ class DhariwalUNet(nn.Module):
     Args:
         in_channels, out_channels: channels of the input and output images.
         resolution: pixels along one side at the finest level; names the blocks.
-        model_channels: channels at the finest level; ``channel_mult`` multiplies them per level.
+        model_channels: channels at the finest level; `channel_mult` multiplies them per level.
         num_blocks: residual blocks per level.
         attn_resolutions: resolutions with self-attention. As in EDM, a level with fewer than 64
             channels has no complete head and therefore no attention; a warning says so.
         dropout: dropout probability in training.
-        channel_mult_emb: width of the embedding, times ``model_channels``.
+        channel_mult_emb: width of the embedding, times `model_channels`.
     """
 
     channels_per_head = 64
@@ -294,7 +294,7 @@ class DhariwalUNet(nn.Module):
         self.out_conv = Conv(width, out_channels, 3, **init_zero)
 
     def forward(self, x: Tensor, noise_labels: Tensor) -> Tensor:
-        """``x`` (B, C_in, H, W), ``noise_labels`` (B,) -> (B, C_out, H, W)."""
+        """`x` (B, C_in, H, W), `noise_labels` (B,) -> (B, C_out, H, W)."""
         features = positional_embedding(noise_labels, self.model_channels)
         features = features.to(self.map_layer0.weight.dtype)
         embedding = F.silu(self.map_layer1(F.silu(self.map_layer0(features))))

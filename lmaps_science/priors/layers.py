@@ -41,9 +41,9 @@ class Linear(nn.Linear):
 
 
 class Conv(nn.Module):
-    """Convolution with optional up- or down-sampling by two; ``kernel=0`` resamples only.
+    """Convolution with optional up- or down-sampling by two; `kernel=0` resamples only.
 
-    The resampling filter is applied before the convolution, except with ``resample_last``, where
+    The resampling filter is applied before the convolution, except with `resample_last`, where
     the convolution and the filter act as one operator (EDM's fused down-sampling).
     """
 
@@ -79,7 +79,7 @@ class Conv(nn.Module):
             )
 
     def _resample(self, x: Tensor, pad: int | None = None) -> Tensor:
-        """Halve or double the size of ``x`` by the separable filter."""
+        """Halve or double the size of `x` by the separable filter."""
         if self.box_filter:  # the same numbers as below, without a depthwise convolution
             if self.down:
                 return F.avg_pool2d(x, 2)
@@ -104,7 +104,7 @@ class Conv(nn.Module):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(channels)) v for ``(B, heads, pixels, channels)``.
+    """softmax(q k^T / sqrt(channels)) v for `(B, heads, pixels, channels)`.
 
     The fused kernel has neither forward-mode nor second derivatives, which some solvers need
     (products with the denoiser's Jacobian), and gains nothing on small maps; it takes over where
@@ -187,7 +187,7 @@ class Block(nn.Module):
 
 
 def positional_embedding(labels: Tensor, channels: int, endpoint: bool = False) -> Tensor:
-    """Cosines, then sines, of ``labels`` (B,) at geometric frequencies 1 ... 1e-4."""
+    """Cosines, then sines, of `labels` (B,) at geometric frequencies 1 ... 1e-4."""
     half = channels // 2
     steps = torch.arange(half, dtype=torch.float32, device=labels.device)
     frequencies = (1 / 10000) ** (steps / (half - endpoint))

@@ -30,14 +30,14 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
 
 
 class PreconditionedNetwork(nn.Module, ABC):
-    r"""A U-Net ``F`` made into a denoiser.
+    r"""A U-Net `F` made into a denoiser.
 
     .. math:: D(x, \sigma) = c_{skip} x + c_{out} F(c_{in} x, c_{noise})
 
-    with the coefficients of :meth:`coefficients`. With ``patch`` = p > 1 the U-Net sees the image
-    as p x p sub-images stacked along the channels, on a grid p times coarser. ``x`` and the
-    coefficients keep the dtype of ``x`` (half precision is raised to float32); only ``F`` runs in
-    the dtype of its weights, or of an enclosing autocast. Channels of ``F`` beyond those of the
+    with the coefficients of `coefficients`. With `patch` = p > 1 the U-Net sees the image
+    as p x p sub-images stacked along the channels, on a grid p times coarser. `x` and the
+    coefficients keep the dtype of `x` (half precision is raised to float32); only `F` runs in
+    the dtype of its weights, or of an enclosing autocast. Channels of `F` beyond those of the
     image (a learned variance) are dropped.
 
     Source: Karras et al. 2022, arXiv:2206.00364, eq. 7 and table 1.
@@ -51,10 +51,10 @@ class PreconditionedNetwork(nn.Module, ABC):
 
     @abstractmethod
     def coefficients(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """``(c_skip, c_out, c_in, c_noise)``, each of the shape of ``sigma``."""
+        """`(c_skip, c_out, c_in, c_noise)`, each of the shape of `sigma`."""
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """Denoise ``x`` (B, C, H, W) at ``sigma`` (B,) or a 0-d tensor."""
+        """Denoise `x` (B, C, H, W) at `sigma` (B,) or a 0-d tensor."""
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         sigma = torch.as_tensor(sigma, device=x.device).to(x.dtype).reshape(-1).expand(x.shape[0])
         c_skip, c_out, c_in, c_noise = self.coefficients(sigma)
@@ -67,7 +67,7 @@ class PreconditionedNetwork(nn.Module, ABC):
 
 
 class EDMNetwork(PreconditionedNetwork):
-    """Preconditioning of EDM for data of standard deviation ``sigma_data``."""
+    """Preconditioning of EDM for data of standard deviation `sigma_data`."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class EDMNetwork(PreconditionedNetwork):
 class VPNetwork(PreconditionedNetwork):
     r"""A noise predictor trained on the variance preserving process.
 
-    sigma(t)^2 = exp(beta_d t^2 / 2 + beta_min t) - 1, with ``steps`` labels for t in [0, 1].
+    sigma(t)^2 = exp(beta_d t^2 / 2 + beta_min t) - 1, with `steps` labels for t in [0, 1].
     """
 
     def __init__(
@@ -181,13 +181,13 @@ def build_network(config: Mapping[str, Any]) -> PreconditionedNetwork:
     """Build a network with fresh weights from a plain (JSON-able) dictionary.
 
     Args:
-        config: ``architecture`` ("song", "dhariwal", "adm"), ``preconditioning`` ("edm", "vp",
-            "ve", "iddpm"), ``image_shape`` [C, H, W], optional ``patch`` (1, 2 or 4: space-to-depth
+        config: `architecture` ("song", "dhariwal", "adm"), `preconditioning` ("edm", "vp",
+            "ve", "iddpm"), `image_shape` [C, H, W], optional `patch` (1, 2 or 4: space-to-depth
             factor), and any option of the chosen preconditioning and architecture. Resolutions
-            (``attn_resolutions``) refer to the U-Net's own grid, H / patch.
+            (`attn_resolutions`) refer to the U-Net's own grid, H / patch.
 
     Returns:
-        Network with ``forward(x, sigma)``; its ``config`` attribute rebuilds it.
+        Network with `forward(x, sigma)`; its `config` attribute rebuilds it.
 
     Raises:
         ValueError: missing, unknown or unsuitable entries.
@@ -264,13 +264,13 @@ class NetworkDenoiser(Denoiser):
     """A trained network as a prior.
 
     Takes the network over: it is put in evaluation mode and its weights are frozen, so that
-    gradients flow to ``x`` alone. Pass a copy of a network that is still training.
+    gradients flow to `x` alone. Pass a copy of a network that is still training.
 
     Args:
-        network: callable module ``network(x, sigma) -> denoised``.
-        image_shape: ``(C, H, W)`` of model space; read from ``network.config`` when omitted.
+        network: callable module `network(x, sigma) -> denoised`.
+        image_shape: `(C, H, W)` of model space; read from `network.config` when omitted.
         value_range: nominal range of model space.
-        autocast: dtype for the inside of the network (``torch.bfloat16``), or None.
+        autocast: dtype for the inside of the network (`torch.bfloat16`), or None.
         metadata: facts about the prior (source, training, licence), kept for provenance.
         covariance: that of the images it was trained on, where known.
     """
@@ -298,7 +298,7 @@ class NetworkDenoiser(Denoiser):
     def for_size(self, height: int, width: int) -> NetworkDenoiser:
         """The same prior for images of another size, where the network was made for crops.
 
-        That is one whose ``attn_resolutions`` are empty: it looks at the whole image in the middle
+        That is one whose `attn_resolutions` are empty: it looks at the whole image in the middle
         of the U-Net at most. Sides that it cannot halve are padded by reflection on the way in.
 
         Raises:

@@ -21,7 +21,7 @@ _UNUSED = ("model.map_augment.weight",)  # augmentation labels are zero outside 
 
 
 def normalise(state: StateDict) -> dict[str, Tensor]:
-    """Names as in :class:`PreconditionedNetwork`: no wrapper prefixes, U-Net under ``model.``.
+    """Names as in `PreconditionedNetwork`: no wrapper prefixes, U-Net under `model.`.
 
     Raises:
         ValueError: not a mapping of names to tensors, or a class-conditional network.
@@ -57,13 +57,13 @@ def infer_config(state: StateDict, given: Mapping[str, Any] | None = None) -> di
     Args:
         state: weights in EDM, InverseBench or guided-diffusion naming, any prefix.
         given: what weights cannot tell, and entries that override what is read:
-            ``preconditioning`` always (except iDDPM, which stores its noise levels);
-            ``num_heads`` or ``channels_per_head`` and ``image_shape`` for ADM; ``patch`` and
-            ``sigma_data`` where they are not 1 and 0.5. The ``model`` section of an InverseBench
+            `preconditioning` always (except iDDPM, which stores its noise levels);
+            `num_heads` or `channels_per_head` and `image_shape` for ADM; `patch` and
+            `sigma_data` where they are not 1 and 0.5. The `model` section of an InverseBench
             configuration is understood as well.
 
     Returns:
-        A configuration for :func:`build_network`.
+        A configuration for `build_network`.
 
     Raises:
         ValueError: unknown naming, or a needed fact is neither in the weights nor given.
@@ -94,7 +94,7 @@ def infer_config(state: StateDict, given: Mapping[str, Any] | None = None) -> di
 def load_weights(
     config: Mapping[str, Any], state: StateDict, dtype: torch.dtype
 ) -> PreconditionedNetwork:
-    """Build the network of ``config`` with the weights of ``state``, cast to ``dtype``.
+    """Build the network of `config` with the weights of `state`, cast to `dtype`.
 
     Raises:
         ValueError: names or shapes differ from those of the architecture, or values are not finite.
@@ -134,7 +134,7 @@ def load_weights(
 
 
 def translate_config(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Entries of an InverseBench ``model`` section under our names; ours pass unchanged.
+    """Entries of an InverseBench `model` section under our names; ours pass unchanged.
 
     Only what weights cannot tell is kept from InverseBench; the rest is read from the weights.
     """
@@ -184,7 +184,7 @@ def _ratio(channels: int, base: int) -> float:
 
 
 def _image(config: Mapping[str, Any], side: int, in_channels: int) -> dict[str, Any]:
-    """Image shape of a U-Net with ``in_channels`` at ``side`` pixels, given the patch factor."""
+    """Image shape of a U-Net with `in_channels` at `side` pixels, given the patch factor."""
     patch = config.get("patch", 1)
     return {"image_shape": [in_channels // patch**2, side * patch, side * patch], "patch": patch}
 

@@ -32,7 +32,7 @@ def tv_prox(
     iterations: int = 100,
     dual: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    r"""The minimiser of :math:`\tfrac12 ||z - x||^2 + w\, TV(z)` within ``limits``.
+    r"""The minimiser of :math:`\tfrac12 ||z - x||^2 + w\, TV(z)` within `limits`.
 
     Args:
         x: images (B, C, H, W).
@@ -42,7 +42,7 @@ def tv_prox(
         dual: where to start, e.g. what a call on a similar image returned; 0 when None.
 
     Returns:
-        The images, like ``x``, and their dual variables (2, B, C, H, W).
+        The images, like `x`, and their dual variables (2, B, C, H, W).
     """
     w = torch.as_tensor(weight, dtype=x.dtype, device=x.device).reshape(-1, 1, 1, 1)
     p = x.new_zeros(2, *x.shape) if dual is None else dual
@@ -59,7 +59,7 @@ def tv_prox(
 
 
 class TotalVariationPrior(Denoiser):
-    r"""Piecewise-constant images, :math:`p(x_0) \propto e^{-w\,TV(x_0)}` within ``value_range``.
+    r"""Piecewise-constant images, :math:`p(x_0) \propto e^{-w\,TV(x_0)}` within `value_range`.
 
     .. math:: D(x, \sigma) = \arg\min_z \tfrac12 ||z - x||^2 + \sigma^2 w\, TV(z)
 
@@ -71,7 +71,7 @@ class TotalVariationPrior(Denoiser):
         weight: w, in inverse units of the image: about one over the change between two
             neighbouring pixels that noise, not an edge, makes.
         value_range: limits of the images.
-        iterations: of :func:`tv_prox`.
+        iterations: of `tv_prox`.
     """
 
     def __init__(

@@ -84,7 +84,7 @@ class Checkpoint:
         return sum(len(saved["misfits"]) for saved in self._batches.values())
 
     def track(self, first: int) -> Track | None:
-        """The batch that begins with sample ``first``, as last saved."""
+        """The batch that begins with sample `first`, as last saved."""
         if first not in self._batches:
             return None
         saved = self._batches[first]

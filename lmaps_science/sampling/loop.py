@@ -40,9 +40,9 @@ def sample(
     checkpoint_every: int = 10,
     autocast: torch.dtype | None = None,
 ) -> Result:
-    """Run ``solver`` on ``problem`` for ``n_samples`` independent samples.
+    """Run `solver` on `problem` for `n_samples` independent samples.
 
-    A sample depends on ``seed`` and its index alone, not on its company: the random numbers are
+    A sample depends on `seed` and its index alone, not on its company: the random numbers are
     exactly the same in any batch. What remains is the rounding of matrix products of another
     size, about 1e-6 relative in float32 per operation.
 
@@ -56,13 +56,13 @@ def sample(
             notebooks, elsewhere a line on stderr after the first level (of 5 s at least) and then
             every minute.
         trajectory: keep the estimate after every noise level.
-        callback: called as ``callback(i, state)`` after level i.
+        callback: called as `callback(i, state)` after level i.
         checkpoint: a file from which the same call goes on after an interruption, and from which
             it returns at once when the run was finished. The file stays: remove it when the result
             is safe.
         checkpoint_every: levels between two checkpoints; there is one after 30 s, too, and when
             the run is interrupted (KeyboardInterrupt).
-        autocast: run the denoiser in this dtype, e.g. ``torch.bfloat16``.
+        autocast: run the denoiser in this dtype, e.g. `torch.bfloat16`.
 
     Raises:
         ValueError: the solver needs what the problem lacks, an argument is out of range, or the

@@ -32,9 +32,9 @@ class InverseProblem(Movable):
     Attributes:
         prior: the denoiser D(x, sigma) on model space.
         misfit: -log p(y | z) on model space; it owns the data and the operator. A misfit of
-            physical images becomes one as ``misfit @ decode``: where that is forgotten and the
+            physical images becomes one as `misfit @ decode`: where that is forgotten and the
             shapes are the same, nothing can tell, and the data seem to contradict every image.
-        decode: model space to physical space, such as an :class:`~lmaps_science.operators.Affine`
+        decode: model space to physical space, such as an `Affine`
             map, or the decoder of an autoencoder.
         template: an image (zeros will do) whose dimensions, coordinates, name and attributes the
             reconstructions take; None gives (channel, y, x) in pixels.
@@ -42,7 +42,7 @@ class InverseProblem(Movable):
         conditional: a denoiser that has seen the data, where there is one; solvers may use it.
         keys: of each observation, whole numbers >= 0: with the seed they determine its random
             numbers. Observations of equal keys meet equal noise.
-        prepared: what the solver's ``prepare`` made; set by :func:`~lmaps_science.sample`.
+        prepared: what the solver's `prepare` made; set by `sample`.
 
     Raises:
         ValueError: the shapes do not fit together, or a linear operator is not linear.
@@ -160,8 +160,8 @@ class InverseProblem(Movable):
 def stack(problems: Sequence[InverseProblem]) -> InverseProblem:
     """Several observations as one problem, to be sampled side by side.
 
-    ``sample(stack(problems), solver, n_samples)`` gives `n_samples` of each, and
-    ``result.split()`` the results one by one. They must share the prior, the shapes and the map to
+    `sample(stack(problems), solver, n_samples)` gives `n_samples` of each, and
+    `result.split()` the results one by one. They must share the prior, the shapes and the map to
     physical space, and have operators that fit in one batch: the same geometry with other data, or
     MRI with maps and masks of its own for each.
 
@@ -244,7 +244,7 @@ class Solver(ABC):
 
     A subclass has a `schedule` and writes `step`; where it needs more than a differentiable
     problem it says so in `requires`, and what is the same at every level it makes in `prepare`.
-    `init` and `step` are pure: all randomness comes from ``noise``, with the level as part of the
+    `init` and `step` are pure: all randomness comes from `noise`, with the level as part of the
     key. A subclass with a `__post_init__` of its own calls this one's, which checks the schedule.
     """
 
@@ -252,8 +252,8 @@ class Solver(ABC):
     def requires(self) -> frozenset[str]:
         """What the problem must provide.
 
-        Of ``differentiable``, ``gaussian``, ``linear``, ``svd``, ``covariance`` (the prior's) and
-        what operators add by their ``provides``, such as ``multi-frequency``.
+        Of `differentiable`, `gaussian`, `linear`, `svd`, `covariance` (the prior's) and
+        what operators add by their `provides`, such as `multi-frequency`.
         """
         return frozenset({"differentiable"})
 
@@ -271,7 +271,7 @@ class Solver(ABC):
         return self.schedule.sigmas
 
     def prepare(self, problem: InverseProblem) -> Any:
-        """What is the same at every level; `init` and `step` find it in ``problem.prepared``."""
+        """What is the same at every level; `init` and `step` find it in `problem.prepared`."""
         return None
 
     def init(self, problem: InverseProblem, noise: SampleNoise) -> State:
@@ -284,6 +284,6 @@ class Solver(ABC):
 
 
 def start(problem: InverseProblem, noise: SampleNoise, sigma: float | Tensor) -> State:
-    """``x = sigma n``, the start of every solver that begins at pure noise."""
+    """`x = sigma n`, the start of every solver that begins at pure noise."""
     like = problem.like(len(noise.samples))
     return State(x=float(sigma) * noise.normal(like, 0), estimate=like)

@@ -30,7 +30,7 @@ class Result:
         seconds: wall time of the whole run, that before an interruption included.
         trajectory: (levels, n, C, H, W) estimates in model space, where asked for.
         facts: solver, seed, versions, and the facts of the problem.
-        observations: how many; sample k of observation n is row ``n * n_samples + k``.
+        observations: how many; sample k of observation n is row `n * n_samples + k`.
     """
 
     samples: np.ndarray

@@ -1,4 +1,4 @@
-"""Methods: each a frozen dataclass with a schedule and ``step``, run by ``sample``."""
+"""Methods: each a frozen dataclass with a schedule and `step`, run by `sample`."""
 
 from lmaps_science.solvers.annealed_langevin import AnnealedLangevin
 from lmaps_science.solvers.daps import DAPS

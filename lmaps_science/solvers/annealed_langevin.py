@@ -1,7 +1,7 @@
 r"""Annealed Langevin dynamics for compressed sensing (CSGM-MRI).
 
 Source: Jalal et al. 2021, "Robust Compressed Sensing MRI with Deep Generative Priors", section 3;
-in noise-level notation: the prior's score is ``(D(x, sigma) - x) / sigma^2``.
+in noise-level notation: the prior's score is `(D(x, sigma) - x) / sigma^2`.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class AnnealedLangevin(Solver):
     .. math:: x \leftarrow x + \eta_i \left(\frac{D(x, \sigma_i) - x}{\sigma_i^2} +
         A^T \frac{y - H(x)}{\sigma_y^2 + \gamma_i^2}\right) + \sqrt{2 \eta_i} n
 
-    with the steps ``eta_i = rate sigma_i^2`` and the paper's annealed ``gamma_i`` set to
-    ``||A|| sigma_i``, the noise of the image as the data see it at most: no step is too long then,
+    with the steps `eta_i = rate sigma_i^2` and the paper's annealed `gamma_i` set to
+    `||A|| sigma_i`, the noise of the image as the data see it at most: no step is too long then,
     whatever the operator and its noise. The limit of many levels and small rates samples the
     posterior. The result is the denoised image of the last step.
 

@@ -22,16 +22,16 @@ __all__ = ["DAPS"]
 class DAPS(Solver):
     r"""Denoise along the prior's ODE, draw from the local posterior, renoise fully.
 
-    Each level takes ``x`` to ``x0hat``, the end of a short probability-flow ODE, draws ``z`` about
-    from ``N(z; x0hat, r^2) p(y | z)`` with ``r = radius sigma_i`` and moves to
-    ``z + sigma_{i+1} n``.
+    Each level takes `x` to `x0hat`, the end of a short probability-flow ODE, draws `z` about
+    from `N(z; x0hat, r^2) p(y | z)` with `r = radius sigma_i` and moves to
+    `z + sigma_{i+1} n`.
 
     Args:
         levels: noise levels T.
         ode_steps: denoiser calls of a level; 1 is the denoised image itself.
         radius: standard deviation of the local prior in units of sigma.
-        local: ``Langevin(steps, rate)`` is the paper's, ``Metropolis(steps)`` needs no tuning;
-            ``PerturbAndMAP()`` is exact where the operator is linear and the noise Gaussian.
+        local: `Langevin(steps, rate)` is the paper's, `Metropolis(steps)` needs no tuning;
+            `PerturbAndMAP()` is exact where the operator is linear and the noise Gaussian.
         temperature: divides the data misfit; 1 is the posterior, above it the data count less.
         sigma_max, sigma_min: ends of the noise schedule (EDM, power 7).
     """

@@ -21,10 +21,10 @@ class DDNM(Solver):
 
     .. math:: \hat x = D(x, \sigma_i) + V \Lambda V^T A^\dagger (y - H(D(x, \sigma_i)))
 
-    Without noise ``Lambda`` is the identity (DDNM): only the null space is the prior's. With noise
+    Without noise `Lambda` is the identity (DDNM): only the null space is the prior's. With noise
     (DDNM+) it falls below 1 where the data would bring more noise than the step has room for, and
     the fresh noise is less by what the data bring. Each step counts on new noise of the data, which
-    is the same in all of them: with noisy data take few levels, or :class:`DDRM`, whose steps are
+    is the same in all of them: with noisy data take few levels, or `DDRM`, whose steps are
     those of DDNM+ as its authors released it. The result is the denoised image of the last level.
 
     Args:

@@ -21,7 +21,7 @@ __all__ = ["DDRM"]
 class DDRM(Solver):
     r"""Put the data in place of the noise, coefficient by coefficient of the operator's SVD.
 
-    A coefficient whose datum is less noisy than the next level, ``sigma_y / s <= sigma_{i+1}``, is
+    A coefficient whose datum is less noisy than the next level, `sigma_y / s <= sigma_{i+1}`, is
     drawn around it; for the others a part of the noise comes from the data, or from x where there
     are none. Seen from the true image, the noise of every level is white: the denoiser meets what
     it was trained on.

@@ -22,14 +22,14 @@ class DiffPIR(Solver):
         x \leftarrow z + \sigma_{i+1} \left(\sqrt{1 - \zeta} \frac{x - z}{\sigma_i}
         + \sqrt{\zeta} n\right)
 
-    It is local MAP sampling with the covariance ``sigma^2 / regularisation``, ``rho^2 = zeta`` and
+    It is local MAP sampling with the covariance `sigma^2 / regularisation`, `rho^2 = zeta` and
     a variance-preserving schedule.
 
     Args:
         levels: noise levels T.
         regularisation: lambda, the weight of the denoised image against the data.
         zeta: share of fresh noise in a transition: 0 is deterministic, 1 renoises fully.
-        local: the solver of the proximal point: any of ``lmaps_science.local_map``.
+        local: the solver of the proximal point: any of `lmaps_science.local_map`.
         time_min: end of the variance-preserving schedule with linear beta.
     """
 

@@ -1,8 +1,8 @@
 r"""Diffusion posterior sampling.
 
 Source: Chung et al. 2023, "Diffusion Posterior Sampling for General Noisy Inverse Problems",
-algorithm 1; equations cited line by line, in noise-level notation. With ``x_t = alpha_t x``, the
-paper's gradient by ``x_t`` is ours by ``x``, divided by ``alpha_t``.
+algorithm 1; equations cited line by line, in noise-level notation. With `x_t = alpha_t x`, the
+paper's gradient by `x_t` is ours by `x`, divided by `alpha_t`.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ __all__ = ["DPS"]
 class DPS(Solver):
     r"""Ancestral sampling, with a gradient step on the residual through the denoiser.
 
-    With ``R(x) = sqrt(2 s L(D(x)))``, ``s`` the misfit's unit (its ``objective_scale``), which for
-    Gaussian noise is the norm ``||y - H(D(x))||``, each level adds to the unconditional step
+    With `R(x) = sqrt(2 s L(D(x)))`, `s` the misfit's unit (its `objective_scale`), which for
+    Gaussian noise is the norm `||y - H(D(x))||`, each level adds to the unconditional step
 
-    * ``scale_free=True``: Polyak's step, from x towards R = 0 along the gradient of R, no longer
-      than ``zeta sqrt(d) s_i``: zeta times the length of the step's own noise (d pixels). It
+    * `scale_free=True`: Polyak's step, from x towards R = 0 along the gradient of R, no longer
+      than `zeta sqrt(d) s_i`: zeta times the length of the step's own noise (d pixels). It
       needs no tuning to operator, noise, or unit.
-    * ``scale_free=False``: ``-zeta grad R`` on the scaled state, the paper's step.
+    * `scale_free=False`: `-zeta grad R` on the scaled state, the paper's step.
 
     Both need a misfit whose smallest value is about 0, as Gaussian and closure misfits have.
 

@@ -16,11 +16,11 @@ __all__ = ["ExactSVD"]
 class ExactSVD(LocalSolver):
     r"""The local MAP of a linear operator with known singular vectors (paper 1, eq. 15).
 
-    Solves ``(w A^T A / v + w_p) (z - m) = w A^T (y - A m) / v`` for the variance ``v`` of a datum,
-    in one go where :class:`~lmaps_science.local_map.ConjugateGradient` iterates.
+    Solves `(w A^T A / v + w_p) (z - m) = w A^T (y - A m) / v` for the variance `v` of a datum,
+    in one go where `ConjugateGradient` iterates.
 
     Raises ValueError for a noise level that differs from datum to datum, for the prior's covariance
-    and for ``kappa1 = 0``, which leaves nothing to make the solution unique.
+    and for `kappa1 = 0`, which leaves nothing to make the solution unique.
     """
 
     requires = frozenset({"svd", "gaussian"})

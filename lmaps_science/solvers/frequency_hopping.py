@@ -32,7 +32,7 @@ __all__ = ["FrequencyHopping"]
 
 @dataclass(frozen=True)
 class FrequencyHopping(LMAPS):
-    """:class:`LMAPS` whose data grow from the lowest frequency to all of them.
+    """`LMAPS` whose data grow from the lowest frequency to all of them.
 
     A level whose denoised image explains its data worse than no object starts from the empty image
     (the lowest value of the prior's range) instead, and so does one on whose way fields do not
@@ -41,7 +41,7 @@ class FrequencyHopping(LMAPS):
 
     Args:
         hop_until: after this share of the levels all frequencies are in use; 0: from the start.
-        (the others: those of :class:`LMAPS`)
+        (the others: those of `LMAPS`)
     """
 
     hop_until: float = 0.8
@@ -56,7 +56,7 @@ class FrequencyHopping(LMAPS):
 
     @property
     def requires(self) -> frozenset[str]:
-        """What :class:`LMAPS` needs, and several frequencies."""
+        """What `LMAPS` needs, and several frequencies."""
         return super().requires | {"multi-frequency"}
 
     def step(self, i: int, state: State, problem: InverseProblem, noise: SampleNoise) -> State:

@@ -26,13 +26,13 @@ class LMAPS(Solver):
         kappa1: trust-region scale of the prior; at noise levels above it the data decide. 0 drops
             the prior term: the local solver's early stop is then the only regulariser.
         kappa2: weight of the data misfit, in the misfit's published unit. None gives it the one
-            that makes the local covariance ``kappa sigma^2``.
+            that makes the local covariance `kappa sigma^2`.
         rho: share of fresh noise in a transition: 0 is deterministic (DDIM), 1 renoises fully.
-        local: the solver of the local problem; ``GradientSteps(K, lr)`` is the paper's.
+        local: the solver of the local problem; `GradientSteps(K, lr)` is the paper's.
         sigma_max, sigma_min: ends of the noise schedule (EDM, power 7).
-        covariance: ``"isotropic"``, the paper's ``kappa sigma^2 I``, or ``"prior"``, which uses
+        covariance: `"isotropic"`, the paper's `kappa sigma^2 I`, or `"prior"`, which uses
             the covariance that comes with the prior; see
-            :class:`~lmaps_science.local_map.LocalProblem`.
+            `LocalProblem`.
         kappa: factor on the local covariance, where kappa2 is None: above 1 the data count more.
     """
 

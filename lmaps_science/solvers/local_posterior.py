@@ -1,10 +1,10 @@
 r"""The local posterior of one noise level, and samplers that can be swapped for it.
 
-What ``lmaps_science.local_map`` is to a maximum, this is to a draw:
+What `lmaps_science.local_map` is to a maximum, this is to a draw:
 
 .. math:: -\log p(z) = \frac{||z - m||^2}{2 r^2} + \frac{L(z)}{\tau} + const
 
-with the mean ``m`` and the radius ``r`` of a local Gaussian prior and a temperature ``tau``.
+with the mean `m` and the radius `r` of a local Gaussian prior and a temperature `tau`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Normal = Callable[[Tensor, int], Tensor]  # normal(like, draw): numbers of this 
 
 @dataclass(frozen=True)
 class LocalPosterior:
-    """``-log p(z) = |z - mean|^2 / (2 radius^2) + L(z) / temperature``, up to a constant."""
+    """`-log p(z) = |z - mean|^2 / (2 radius^2) + L(z) / temperature`, up to a constant."""
 
     mean: Tensor
     misfit: Misfit
@@ -35,7 +35,7 @@ class LocalPosterior:
     temperature: float
 
     def gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """The gradient, like ``z``, and the values (B,)."""
+        """The gradient, like `z`, and the values (B,)."""
         slope, misfit = self.misfit.gradient(z)
         away = (z - self.mean) / self.radius**2
         value = 0.5 * inner(z - self.mean, away) + misfit / self.temperature
@@ -43,9 +43,9 @@ class LocalPosterior:
 
 
 class LocalSampler(ABC):
-    """Anything that takes a :class:`LocalPosterior` to one draw (about) from it.
+    """Anything that takes a `LocalPosterior` to one draw (about) from it.
 
-    ``progress`` runs from 0 at the first noise level to 1 at the last.
+    `progress` runs from 0 at the first noise level to 1 at the last.
     """
 
     @property
@@ -63,7 +63,7 @@ class Langevin(LocalSampler):
     """Unadjusted Langevin steps, from the mean.
 
     The learning rate belongs to one operator and noise; it falls linearly over the noise levels,
-    to ``last`` of itself. :class:`Metropolis` needs none.
+    to `last` of itself. `Metropolis` needs none.
     """
 
     steps: int = 100
@@ -86,10 +86,10 @@ class Langevin(LocalSampler):
 class Metropolis(LocalSampler):
     """Hamiltonian Monte Carlo from the mean, with steps that find their own length.
 
-    A proposal is a path of ``leaps`` leapfrog steps from a random momentum; with one it is a
+    A proposal is a path of `leaps` leapfrog steps from a random momentum; with one it is a
     Langevin step that may be refused (MALA). The length starts from the curvature along the
     gradient; it grows by a tenth when a proposal is accepted and shrinks by a fifth when it is
-    refused: balance lies at 70 % acceptance, near the optimum of 65 %. ``steps`` are all leaps
+    refused: balance lies at 70 % acceptance, near the optimum of 65 %. `steps` are all leaps
     together; there are two more evaluations of the misfit. Source: Neal 2011, "MCMC using
     Hamiltonian dynamics".
     """
@@ -141,8 +141,8 @@ class PerturbAndMAP(LocalSampler):
         + \frac{||y + \sqrt\tau \sigma_y n_2 - H(z)||^2}{2 \tau \sigma_y^2}
 
     is N(mean, covariance) of the local posterior when the noise is Gaussian and H linear or affine,
-    to the precision of the ``local`` solver: a forward and an adjoint for each of its iterations.
-    What the data do not see is drawn exactly. With a nonlinear H (and ``local=LBFGS()``) the draw
+    to the precision of the `local` solver: a forward and an adjoint for each of its iterations.
+    What the data do not see is drawn exactly. With a nonlinear H (and `local=LBFGS()`) the draw
     is approximate. Source: Papandreou and Yuille 2010, "Gaussian sampling by local perturbations".
     """
 

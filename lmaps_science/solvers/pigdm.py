@@ -21,19 +21,19 @@ __all__ = ["PiGDM"]
 class PiGDM(Solver):
     r"""Ancestral sampling along the score of the posterior, for a round local prior.
 
-    With ``Cov[x0 | x] = r^2 I`` the data add to the denoised image ``m = D(x, sigma)``
+    With `Cov[x0 | x] = r^2 I` the data add to the denoised image `m = D(x, sigma)`
 
     .. math:: \sigma^2 \nabla_x \log p(y | x) = \sigma^2 J^T A^T
         (r^2 A A^T + \sigma_y^2 I)^{-1} (y - H(m)) = \frac{\sigma^2}{r^2} J^T (z - m)
 
-    where ``J`` is the denoiser's Jacobian and ``z`` the local MAP estimate around ``m`` with that
+    where `J` is the denoiser's Jacobian and `z` the local MAP estimate around `m` with that
     covariance. It is exact, in the limit of many levels, for a white Gaussian prior of standard
-    deviation ``prior_std``. The paper adds ``r^2 / sigma^2`` of this in every step, whatever its
+    deviation `prior_std`. The paper adds `r^2 / sigma^2` of this in every step, whatever its
     length; here the sum over the steps does not depend on their number.
 
     Args:
         levels: noise levels T.
-        prior_std: s in ``r^2 = sigma^2 s^2 / (sigma^2 + s^2)``; the paper has 1.
+        prior_std: s in `r^2 = sigma^2 s^2 / (sigma^2 + s^2)`; the paper has 1.
         local: the solver of the local MAP problem.
         time_min: end of the variance-preserving schedule with linear beta.
     """

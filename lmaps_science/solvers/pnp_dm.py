@@ -26,14 +26,14 @@ class PnPDM(Solver):
 
     The second is a denoising problem at noise level rho, solved by the reverse diffusion from
     there to 0. At a fixed rho, x follows the posterior for data with the noise
-    ``sigma_y^2 I + rho^2 A A^T``: samples are those of the posterior as ``rho_min`` falls below
-    ``sigma_y / ||A||``, when the levels are many and both draws exact.
+    `sigma_y^2 I + rho^2 A A^T`: samples are those of the posterior as `rho_min` falls below
+    `sigma_y / ||A||`, when the levels are many and both draws exact.
 
     Args:
         levels: couplings rho_i, one draw of z and one of x each.
         prior_steps: denoiser calls of a draw of x.
-        local: how z is drawn: ``PerturbAndMAP()``, exact where the operator is linear and the noise
-            Gaussian, or any other of ``lmaps_science.solvers.local_posterior``.
+        local: how z is drawn: `PerturbAndMAP()`, exact where the operator is linear and the noise
+            Gaussian, or any other of `lmaps_science.solvers.local_posterior`.
         rho_max, rho_min: ends of the geometric schedule of couplings; the paper's ratio is 0.9.
     """
 

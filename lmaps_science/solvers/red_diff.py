@@ -24,7 +24,7 @@ class REDDiff(Solver):
     .. math:: g = s \nabla L(\mu) + \lambda \sigma_i (\hat\epsilon - \epsilon), \quad
         \hat\epsilon = \frac{x - D(x, \sigma_i)}{\sigma_i}, \quad x = \mu + \sigma_i \epsilon
 
-    with ``s`` the misfit's unit (``objective_scale``); Adam turns ``g`` into a step. No gradient
+    with `s` the misfit's unit (`objective_scale`); Adam turns `g` into a step. No gradient
     goes through the denoiser. The result seeks a mode: samples differ by the noise of the
     optimisation alone.
 

@@ -2,7 +2,7 @@ r"""Score-based diffusion for accelerated MRI (Score-MRI): predictor, corrector,
 
 Source: Chung and Ye 2022, "Score-based diffusion models for accelerated MRI", algorithm 1;
 predictor and corrector are those of Song et al. 2021. In noise-level notation: the score is
-``(D(x, sigma) - x) / sigma^2``.
+`(D(x, sigma) - x) / sigma^2`.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ __all__ = ["ScoreMRI"]
 class ScoreMRI(Solver):
     r"""A step of the reverse diffusion, one of Langevin, and after each a step to the data.
 
-    The step to the data is ``x <- x + lambda A^T (y - H(x)) / ||A||^2``, for ``lambda = 1`` and
-    ``A A^T`` a multiple of the identity a projection: the method takes the data as exact, and does
+    The step to the data is `x <- x + lambda A^T (y - H(x)) / ||A||^2`, for `lambda = 1` and
+    `A A^T` a multiple of the identity a projection: the method takes the data as exact, and does
     not ask for their noise.
 
     Args:
         levels: noise levels T, two denoiser calls each; the paper has 2000.
         consistency: lambda, the length of the step to the data; stable below 2.
-        snr: signal-to-noise ratio r of the Langevin step, ``eps = 2 (r ||n|| / ||score||)^2``.
+        snr: signal-to-noise ratio r of the Langevin step, `eps = 2 (r ||n|| / ||score||)^2`.
         sigma_max, sigma_min: ends of the geometric noise schedule.
     """
 

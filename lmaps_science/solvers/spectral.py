@@ -13,12 +13,12 @@ from lmaps_science.sampling import InverseProblem
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Each datum is one coefficient of the image, ``V^T x``, with noise of its own.
+    """Each datum is one coefficient of the image, `V^T x`, with noise of its own.
 
     Attributes:
         operator: the linear part A of the problem's operator.
-        data: ``S^-1 U^T (y - H(0))``, (1 or B, r); 0 where the singular value is.
-        noise: its standard deviations ``sigma_y / s``, (1 or B, r); infinite where s is 0.
+        data: `S^-1 U^T (y - H(0))`, (1 or B, r); 0 where the singular value is.
+        noise: its standard deviations `sigma_y / s`, (1 or B, r); infinite where s is 0.
     """
 
     operator: SVDOperator
@@ -32,10 +32,10 @@ class Spectrum:
 
 
 def spectrum(problem: InverseProblem, tolerance: float = 1e-6) -> Spectrum:
-    """Of a problem that is gaussian and svd; an s up to ``tolerance`` max(s) counts as zero.
+    """Of a problem that is gaussian and svd; an s up to `tolerance` max(s) counts as zero.
 
     Raises:
-        ValueError: some data are noisier than others, so that their combinations ``U^T y`` are not
+        ValueError: some data are noisier than others, so that their combinations `U^T y` are not
             independent.
     """
     misfit, operator = problem.gaussian(), problem.svd()

@@ -46,19 +46,19 @@ def regularised_maximum_likelihood(
 
     .. math:: J(I) = \sum_D \alpha_D (\chi^2_D(I) - 1) + \sum_R \beta_R S_R(I)
 
-    is minimised over positive images, by L-BFGS, in ``rounds``: each starts from the last image,
-    blurred, and weighs the data ``data_growth`` times more than the one before. The closure
-    quantities are ehtim's minimal sets, above the observation's ``snr_cut``.
+    is minimised over positive images, by L-BFGS, in `rounds`: each starts from the last image,
+    blurred, and weighs the data `data_growth` times more than the one before. The closure
+    quantities are ehtim's minimal sets, above the observation's `snr_cut`.
 
     Args:
-        observation: see ``lmaps_science.io.observation``; its errors are taken as they are.
+        observation: see `lmaps_science.io.observation`; its errors are taken as they are.
         npix, fov_uas: pixels along each side, and the field of view they span.
         flux: total flux density [Jy], which no closure quantity knows; the observation's if None.
         prior_fwhm_uas: width of the circular Gaussian that is the first image and the entropy's
             reference.
         data_terms: weights alpha of ehtim's data terms, first round; default: those of
-            ``DATA_TERMS`` of which there are any.
-        regularisers: weights beta of ehtim's regularisers; default ``REGULARISERS``: relative
+            `DATA_TERMS` of which there are any.
+        regularisers: weights beta of ehtim's regularisers; default `REGULARISERS`: relative
             entropy, total variation, total squared variation, flux and centre.
         rounds, data_growth: see above.
         blur: width of the blur between rounds, in units of the array's nominal resolution.

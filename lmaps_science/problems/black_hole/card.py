@@ -196,7 +196,7 @@ def _check_grid(grid: ImageSection, observation: xr.Dataset) -> None:
 
 
 def gaussian_prior(section: GaussianSection, grid: ImageSection) -> GaussianPrior:
-    """See :class:`GaussianSection`; in model space, where images are doubled, minus 1."""
+    """See `GaussianSection`; in model space, where images are doubled, minus 1."""
     pixel = grid.fov_uas / grid.npix
     axis = ((grid.npix - 1) / 2 - torch.arange(grid.npix, dtype=torch.float64)) * pixel
     distance2 = axis[:, None] ** 2 + axis**2

@@ -37,13 +37,13 @@ def _of_peak_one(image: Array) -> Array:
 
 
 def together(rng: np.random.Generator, a: Array, b: Array, first: float = 0.5) -> Array:
-    """Two parts, each brought to peak 1; ``a`` is the primary with probability ``first``."""
+    """Two parts, each brought to peak 1; `a` is the primary with probability `first`."""
     a, b = _of_peak_one(a), _of_peak_one(b)
     return a + contrast(rng) * b if rng.random() < first else b + contrast(rng) * a
 
 
 def rotated(x: Any, y: Any, angle: float) -> tuple[Any, Any]:
-    """Coordinates of the points (x, y) along axes turned by ``angle`` (radians)."""
+    """Coordinates of the points (x, y) along axes turned by `angle` (radians)."""
     c, s = np.cos(angle), np.sin(angle)
     return x * c + y * s, y * c - x * s
 
@@ -53,7 +53,7 @@ def normal(t: Array) -> Array:
 
 
 def around(azimuth: Array, centre: float) -> Array:
-    """Azimuth from ``centre``, in [-pi, pi)."""
+    """Azimuth from `centre`, in [-pi, pi)."""
     return (azimuth - centre + np.pi) % (2 * np.pi) - np.pi
 
 
@@ -139,7 +139,7 @@ def _flow(rng: np.random.Generator, x: Array, y: Array) -> tuple[Array, Array, A
 
 
 def _arc(rng: np.random.Generator, log_radius: Array, azimuth: Array, extent: float) -> Array:
-    """A sheared arc of peak 1, of angular ``extent`` (radians), near the cavity's edge."""
+    """A sheared arc of peak 1, of angular `extent` (radians), near the cavity's edge."""
     from_centre = around(azimuth, rng.uniform(0, 2 * np.pi))
     ridge = np.log(rng.uniform(0.9, 2.2)) + rng.normal(0.0, 0.35) * from_centre
     return normal((log_radius - ridge) / log_uniform(rng, 0.06, 0.25)) * normal(

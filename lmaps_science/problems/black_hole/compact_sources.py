@@ -1,23 +1,23 @@
-"""Images of compact radio sources, wider than :mod:`~lmaps_science.problems.black_hole.phantoms`.
+"""Images of compact radio sources, wider than `phantoms`.
 
 At most half of them have a ring or a cavity, so that a prior trained on them has to find a ring in
-the data. With one (``HOLLOW``):
+the data. With one (`HOLLOW`):
 
-* ``disc``: the relativistic accretion disc of ``BlackHoleImages``, from small to large;
-* ``photon_ring``: a thin ring over a diffuse disc with a shadow;
-* ``eruption``: a magnetically arrested flow with flux tubes (arcs) and low-density bubbles;
-* ``spiral``: spiral shocks in an inclined flow;
-* ``hot_spots``: orbiting spots, sheared into arcs, over a flow;
-* ``ring``: geometric rings and crescents.
+* `disc`: the relativistic accretion disc of `BlackHoleImages`, from small to large;
+* `photon_ring`: a thin ring over a diffuse disc with a shadow;
+* `eruption`: a magnetically arrested flow with flux tubes (arcs) and low-density bubbles;
+* `spiral`: spiral shocks in an inclined flow;
+* `hot_spots`: orbiting spots, sheared into arcs, over a flow;
+* `ring`: geometric rings and crescents.
 
 Without any:
 
-* ``jet``: one-sided or two-sided, with or without a gap at the core, limb-brightened or filled;
-* ``thick_flow``: filled discs and thick flows, up to edge-on, boosted on one side;
-* ``simple``: Gaussians, doubles, discs, core-jets and clouds of ``BlackHoleImages``;
-* ``binary``: two compact sources, possibly with a bridge;
-* ``bent``: components along a curved line;
-* ``cloud``: turbulent clouds and filaments.
+* `jet`: one-sided or two-sided, with or without a gap at the core, limb-brightened or filled;
+* `thick_flow`: filled discs and thick flows, up to edge-on, boosted on one side;
+* `simple`: Gaussians, doubles, discs, core-jets and clouds of `BlackHoleImages`;
+* `binary`: two compact sources, possibly with a bridge;
+* `bent`: components along a curved line;
+* `cloud`: turbulent clouds and filaments.
 
 Any of them may be optically thick, truncated, off centre or blurred and have spots, a companion
 or a halo, each between as bright as the source and a hundred times fainter.
@@ -66,7 +66,7 @@ _STREAM = 0xC0DE5  # other random numbers than those of BlackHoleImages at the s
 
 @dataclass(frozen=True)
 class CompactSources:
-    """An endless, reproducible set of images: item ``k`` depends on ``seed`` and ``k`` alone.
+    """An endless, reproducible set of images: item `k` depends on `seed` and `k` alone.
 
     Args:
         npix: pixels along each side.
@@ -77,7 +77,7 @@ class CompactSources:
     run north to south, columns east to west.
 
     Raises:
-        ValueError: ``npix`` is below 8 or ``fov_uas`` is not positive.
+        ValueError: `npix` is below 8 or `fov_uas` is not positive.
         IndexError: a negative index.
     """
 
@@ -100,11 +100,11 @@ class CompactSources:
         return _image(rng, self.npix, self.fov_uas)
 
     def family(self, index: int) -> str:
-        """Which family item ``index`` is of: a name in ``FAMILIES``."""
+        """Which family item `index` is of: a name in `FAMILIES`."""
         return _family(np.random.default_rng([_STREAM, self.seed, index]))
 
     def batch(self, start: int, count: int) -> NDArray[np.float32]:
-        """Items ``start`` to ``start + count``, shape (count, 1, npix, npix)."""
+        """Items `start` to `start + count`, shape (count, 1, npix, npix)."""
         return np.stack([self[k] for k in range(start, start + count)])
 
 

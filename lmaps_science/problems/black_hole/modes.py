@@ -38,7 +38,7 @@ def find_modes(
 
     Args:
         images: samples; position, scale and offset do not count (see
-            :func:`lmaps_science.metrics.nxcorr`).
+            `lmaps_science.metrics.nxcorr`).
         misfit: (n,), the data misfit of each.
         blur_pixels: FWHM of the blur: details below it do not tell modes apart.
         likeness: the mean correlation down to which groups are joined.

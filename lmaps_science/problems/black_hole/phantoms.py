@@ -2,10 +2,10 @@
 
 Three families, so that a prior trained on them prefers, but does not assume, a ring:
 
-* ``disc``: an emitting disc around a Schwarzschild black hole, with light bending, gravitational
+* `disc`: an emitting disc around a Schwarzschild black hole, with light bending, gravitational
   redshift, Doppler beaming, sheared turbulence and a photon ring;
-* ``ring``: geometric rings and crescents of any width, ellipticity and azimuthal profile;
-* ``other``: no ring at all: Gaussians, doubles, discs, core-jets, filled clouds.
+* `ring`: geometric rings and crescents of any width, ellipticity and azimuthal profile;
+* `other`: no ring at all: Gaussians, doubles, discs, core-jets, filled clouds.
 
 Any of them may carry hot spots, a jet, diffuse emission, a blur and an offset.
 """
@@ -31,7 +31,7 @@ _STREAM = 0xB1AC
 
 @dataclass(frozen=True)
 class BlackHoleImages:
-    """An endless, reproducible set of images: item ``k`` depends on ``seed`` and ``k`` alone.
+    """An endless, reproducible set of images: item `k` depends on `seed` and `k` alone.
 
     Args:
         npix: pixels along each side.
@@ -61,11 +61,11 @@ class BlackHoleImages:
         return _image(rng, self.npix, self.fov_uas)
 
     def family(self, index: int) -> str:
-        """Which family item ``index`` is of: ``disc``, ``ring`` or ``other``."""
+        """Which family item `index` is of: `disc`, `ring` or `other`."""
         return _family(np.random.default_rng([_STREAM, self.seed, index]))
 
     def batch(self, start: int, count: int) -> NDArray[np.float32]:
-        """Items ``start`` to ``start + count``, shape (count, 1, npix, npix)."""
+        """Items `start` to `start + count`, shape (count, 1, npix, npix)."""
         return np.stack([self[k] for k in range(start, start + count)])
 
 
@@ -216,7 +216,7 @@ def _step(t: Array) -> Array:
 
 
 def _stretched(rng: np.random.Generator, x: Array, y: Array, least: float) -> tuple[Array, Array]:
-    """Coordinates in which a circle is an ellipse of axis ratio >= ``least``, any orientation."""
+    """Coordinates in which a circle is an ellipse of axis ratio >= `least`, any orientation."""
     ratio, angle = np.sqrt(rng.uniform(least, 1.0)), rng.uniform(0, np.pi)
     a = (x * np.cos(angle) + y * np.sin(angle)) * ratio
     b = (-x * np.sin(angle) + y * np.cos(angle)) / ratio

@@ -39,17 +39,17 @@ def sense_reconstruction(
     r"""The minimiser of :math:`\tfrac12 ||y - M F S x||^2 + \lambda R(x)`, (B, 2, H, W).
 
     Args:
-        misfit: of a :class:`~lmaps_science.physics.mri.MultiCoilMRI`, with maps for all images.
-        regulariser: ``"l2"``: half the squared norm (CG-SENSE); ``"wavelet"``: the l1 norm of
-            wavelet coefficients (Daubechies 4, by SigPy); ``"tv"``: that of the differences.
+        misfit: of a `MultiCoilMRI`, with maps for all images.
+        regulariser: `"l2"`: half the squared norm (CG-SENSE); `"wavelet"`: the l1 norm of
+            wavelet coefficients (Daubechies 4, by SigPy); `"tv"`: that of the differences.
         weight: lambda, in units of the image; it wants tuning to noise and acceleration.
         iterations: at most so many; a warning says when they were too few.
         tolerance: it ends when the image has moved by less than this, relative, in ten iterations
             (l2: when it is that close to the minimiser); 0 makes all iterations (but for l2).
-        callback: called as ``callback(iterations, movement)`` every ten iterations, not for l2.
+        callback: called as `callback(iterations, movement)` every ten iterations, not for l2.
 
     Raises:
-        ImportError: SigPy is missing (extra ``mri``), for wavelets.
+        ImportError: SigPy is missing (extra `mri`), for wavelets.
         ValueError: unknown regulariser, negative weight, no iteration, or another kind of misfit.
     """
     operator = misfit.operator

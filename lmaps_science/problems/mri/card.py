@@ -302,7 +302,7 @@ def _centre(mask: np.ndarray) -> tuple[slice, slice]:
 
 
 def gaussian_prior(section: GaussianSection, shape: tuple[int, ...]) -> GaussianPrior:
-    """See :class:`GaussianSection`."""
+    """See `GaussianSection`."""
     ky, kx = (torch.fft.fftfreq(n, dtype=torch.float64) for n in shape[1:])
     power = 1 / (ky[:, None] ** 2 + kx**2 + section.cutoff**2)
     power = section.std**2 * power / power.mean()

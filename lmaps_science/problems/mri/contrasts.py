@@ -38,8 +38,8 @@ def sequence_signal(
 ) -> NDArray[np.float64]:
     """Magnitude for each row (density, T1, T2), with times in seconds.
 
-    ``density |1 - 2 exp(-TI / T1) + exp(-TR / T1)| exp(-TE / T2)``; without inversion (TI = 0) the
-    middle term is ``- 2 exp(-TR / T1)``, that is 1 - exp(-TR / T1).
+    `density |1 - 2 exp(-TI / T1) + exp(-TR / T1)| exp(-TE / T2)`; without inversion (TI = 0) the
+    middle term is `- 2 exp(-TR / T1)`, that is 1 - exp(-TR / T1).
     """
     density, t1, t2 = tissues.T
     inverted = np.exp(-(inversion or repetition) / t1)
@@ -48,7 +48,7 @@ def sequence_signal(
 
 
 def random_sequence(rng: np.random.Generator) -> Tensor:
-    """Signals of ``TISSUES`` in a sequence of a random kind and settings; the brightest is 1."""
+    """Signals of `TISSUES` in a sequence of a random kind and settings; the brightest is 1."""
     table = np.array(list(TISSUES.values()))
     table = table * np.exp(rng.normal(0, [0.04, 0.12, 0.12], table.shape))
     shares = np.array([kind[0] for kind in SEQUENCES.values()])
@@ -62,7 +62,7 @@ def random_sequence(rng: np.random.Generator) -> Tensor:
 def head_contrast(signals: Tensor, levels: tuple[float, float, float]) -> Contrast:
     """Signal of a T1-weighted head, whose layers are its intensity, share of brain and of fat.
 
-    In the brain, an intensity between the ``levels`` of fluid, grey and white matter is a mixture
+    In the brain, an intensity between the `levels` of fluid, grey and white matter is a mixture
     of two of them; elsewhere the signal is proportional to it, as muscle's or as fat's.
     """
     fluid, grey, white, muscle, fat = signals.tolist()

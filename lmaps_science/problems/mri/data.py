@@ -188,7 +188,7 @@ def simulated(section: SimulatedKSpace, data: str | Path | None) -> Scan:
 
 
 def known_image(section: SimulatedKSpace, name: str) -> np.ndarray:
-    """Complex image (H, W) by name or file, see :class:`SimulatedKSpace`."""
+    """Complex image (H, W) by name or file, see `SimulatedKSpace`."""
     if name == "shepp_logan":
         return _with_phase(_sigpy().shepp_logan((section.npix, section.npix)))
     if name.startswith("brain:"):

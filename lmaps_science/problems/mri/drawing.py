@@ -53,9 +53,9 @@ class Plane:
     size: Tensor
 
     def look(self, volume: Tensor, places: Tensor, depths: int) -> Tensor:
-        """Values (C, H, W) of a volume (C, D, H, W) at ``places``, see :func:`flat_places`.
+        """Values (C, H, W) of a volume (C, D, H, W) at `places`, see `flat_places`.
 
-        The mean over so many ``depths`` across the thickness; 0 outside of the volume.
+        The mean over so many `depths` across the thickness; 0 outside of the volume.
         """
         rows, columns, above = places
         layers = torch.zeros(len(volume), *rows.shape)

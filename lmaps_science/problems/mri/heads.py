@@ -162,14 +162,14 @@ def _second_head() -> Tensor:
 
 @dataclass(frozen=True)
 class Heads:
-    """An endless, reproducible set of complex slices: item ``k`` depends on ``seed`` and ``k``.
+    """An endless, reproducible set of complex slices: item `k` depends on `seed` and `k`.
 
-    Items are as those of :class:`~lmaps_science.problems.mri.phantoms.BrainSlices`.
+    Items are as those of `BrainSlices`.
 
     Args:
         npix: pixels along each side.
         seed: images of different seeds are independent: hold out a test set by its seed.
-        sources: what to slice; default: the installed ones, see :meth:`Specimens.installed`.
+        sources: what to slice; default: the installed ones, see `Specimens.installed`.
         tissues, photographs: shares of the items among those of the specimens.
     """
 
@@ -201,7 +201,7 @@ class Heads:
         return complex_image(rng, magnitude, fat)
 
     def batch(self, start: int, count: int) -> NDArray[np.float32]:
-        """Items ``start`` to ``start + count``, shape (count, 2, npix, npix)."""
+        """Items `start` to `start + count`, shape (count, 2, npix, npix)."""
         return np.stack([self[k] for k in range(start, start + count)])
 
 

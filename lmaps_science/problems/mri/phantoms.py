@@ -107,7 +107,7 @@ class Anatomy:
 
 @dataclass(frozen=True)
 class BrainSlices:
-    """An endless, reproducible set of complex slices: item ``k`` depends on ``seed`` and ``k``.
+    """An endless, reproducible set of complex slices: item `k` depends on `seed` and `k`.
 
     Each item is a float32 array (2, npix, npix), real and imaginary part: a crop of a slice whose
     99th percentile of the magnitude is about 1, free of noise.
@@ -115,7 +115,7 @@ class BrainSlices:
     Args:
         npix: pixels along each side, of 0.6 to 2 mm.
         seed: images of different seeds are independent: hold out a test set by its seed.
-        anatomy: what to slice; default: the installed one, see :meth:`Anatomy.installed`.
+        anatomy: what to slice; default: the installed one, see `Anatomy.installed`.
         whole: the whole head within the field of view, as a scan has it, instead of a crop.
     """
 
@@ -144,7 +144,7 @@ class BrainSlices:
         return complex_image(rng, magnitude, fat)
 
     def batch(self, start: int, count: int) -> NDArray[np.float32]:
-        """Items ``start`` to ``start + count``, shape (count, 2, npix, npix)."""
+        """Items `start` to `start + count`, shape (count, 2, npix, npix)."""
         return np.stack([self[k] for k in range(start, start + count)])
 
 

@@ -78,7 +78,7 @@ def filled(head: Tensor) -> Tensor:
 def scalp_fat(head: Tensor, inside: Tensor | None = None) -> Tensor:
     """The fraction of fat in a head of 1 mm voxels: what is bright within a centimetre of the air.
 
-    The muscle and the skin in it are taken for fat, too. ``inside`` is where the head is; default:
+    The muscle and the skin in it are taken for fat, too. `inside` is where the head is; default:
     what is bright and what it encloses.
     """
     if inside is None:
@@ -107,7 +107,7 @@ def brain_share(head: Tensor, grey: float, white: float) -> Tensor:
 
 
 def denoised(volume: Tensor, step: float) -> Tensor:
-    """Means over neighbours that differ by less than about ``step``, so that edges stay."""
+    """Means over neighbours that differ by less than about `step`, so that edges stay."""
     padded = F.pad(volume[None, None], [1] * 6, mode="replicate")[0, 0]
     total, weights = torch.zeros_like(volume), torch.zeros_like(volume)
     d, h, w = volume.shape

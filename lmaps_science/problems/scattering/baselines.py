@@ -99,7 +99,7 @@ def fista_tv(
     limits: tuple[float, float] = (0.0, 1.0),
     iterations: int = 200,
 ) -> Tensor:
-    r"""The minimiser of the misfit plus :math:`w\, TV(x)` within ``limits``, by FISTA.
+    r"""The minimiser of the misfit plus :math:`w\, TV(x)` within `limits`, by FISTA.
 
     Args:
         misfit: of a linear operator.

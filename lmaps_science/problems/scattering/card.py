@@ -263,7 +263,7 @@ def stack(operators: list[BornScattering]) -> LinearOperator:
 
 
 def gaussian_prior(section: GaussianSection, shape: tuple[int, int, int]) -> GaussianPrior:
-    """See :class:`GaussianSection`; in model space, where images are doubled, minus 1."""
+    """See `GaussianSection`; in model space, where images are doubled, minus 1."""
     k = torch.fft.fftfreq(shape[-1], 1 / shape[-1], dtype=torch.float64)  # cycles per side
     width = section.correlation / math.sqrt(8 * math.log(2))
     power = torch.exp(-2 * (math.pi * width) ** 2 * (k[:, None] ** 2 + k**2))

@@ -13,7 +13,13 @@ import xarray as xr
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from lmaps_science.cards.sections import FileSection, Section, numbered, read_array_file
+from lmaps_science.cards.sections import (
+    FileSection,
+    Pixels,
+    Section,
+    numbered,
+    read_array_file,
+)
 from lmaps_science.io import DataError
 from lmaps_science.io.fresnel import calibrate_fresnel, read_fresnel
 from lmaps_science.physics.scattering import ScatteringGeometry
@@ -150,7 +156,7 @@ class ImageSection(Section):
     Model space [-1, 1] is that range; a network prior was trained on images so scaled.
     """
 
-    npix: PositiveInt = Field(default=128, description="Pixels along each side.")
+    npix: Pixels = Field(default=128, description="Pixels along each side.")
     side: PositiveFloat = Field(default=0.18, description="Length of each side [m].")
     max_contrast: PositiveFloat = Field(
         default=1.0,
@@ -291,7 +297,7 @@ def empty_observation(section: SimulatedFields, grid: ImageSection) -> xr.Datase
 
 
 def known_image(section: SimulatedFields, grid: ImageSection, name: str) -> np.ndarray:
-    """Contrast (H, W) of a phantom or a file, see :class:`SimulatedFields`."""
+    """Contrast (H, W) of a phantom or a file, see `SimulatedFields`."""
     if name.startswith("phantom:"):
         images = NucleiImages(grid.npix, section.phantom_seed)
         phantom = numbered(name, "phantom", lambda k: images[k][0])

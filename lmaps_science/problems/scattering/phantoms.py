@@ -25,7 +25,7 @@ _FIELD = 128
 
 @dataclass(frozen=True)
 class NucleiImages:
-    """An endless, reproducible set of images: item ``k`` depends on ``seed`` and ``k`` alone.
+    """An endless, reproducible set of images: item `k` depends on `seed` and `k` alone.
 
     Args:
         npix: pixels along each side.
@@ -52,7 +52,7 @@ class NucleiImages:
         return _image(np.random.default_rng([_STREAM, self.seed, index]), self.npix)
 
     def batch(self, start: int, count: int) -> NDArray[np.float32]:
-        """Items ``start`` to ``start + count``, shape (count, 1, npix, npix)."""
+        """Items `start` to `start + count`, shape (count, 1, npix, npix)."""
         return np.stack([self[k] for k in range(start, start + count)])
 
 

@@ -26,7 +26,15 @@ from lmaps_science.operators import Operator
 from lmaps_science.physics.receivers import Receivers, as_tensor
 from lmaps_science.physics.scattering_geometry import ScatteringGeometry, green
 
-__all__ = ["FullWaveScattering"]
+__all__ = ["FullWaveScattering", "NotConverged"]
+
+
+class NotConverged(RuntimeError):
+    """The fields of some images did not converge; `images`, booleans (B,), says of which."""
+
+    def __init__(self, message: str, images: Tensor):
+        super().__init__(message)
+        self.images = images
 
 
 class FullWaveScattering(Operator):
@@ -48,7 +56,7 @@ class FullWaveScattering(Operator):
         receiver_tolerance: see `Receivers`.
 
     Raises:
-        RuntimeError: the fields of an image do not converge (with the residual).
+        NotConverged: the fields of an image do not converge (with the residual).
 
     Accuracy: sums over pixels take f for smooth. Against the series of dielectric cylinders with
     eps_r from 1.5 to 3, 0.6 to 1.2 wavelengths wide, at 10 pixels per wavelength in the medium,
@@ -137,12 +145,13 @@ class FullWaveScattering(Operator):
         # The recursion's residual, which stops the iteration, drifts from the true one.
         failed = ~(residual <= 10 * tolerance)
         if bool(failed.any()):
-            raise RuntimeError(
+            raise NotConverged(
                 f"FullWaveScattering: {int(failed.sum())} of {batch * transmitters} fields did not "
                 f"converge in {self.iterations} iterations: relative residual "
                 f"{float(residual.max()):.2g}, wanted {tolerance:g}. The contrast reaches "
                 f"{float(x.max()):.3g} and {float(x.min()):.3g}; lower it (e.g. clamp the image), "
-                "give more iterations, or use dtype=torch.float64."
+                "give more iterations, or use dtype=torch.float64.",
+                failed.unflatten(0, (batch, transmitters)).any(1),
             )
         return fields.unflatten(0, (batch, transmitters))
 

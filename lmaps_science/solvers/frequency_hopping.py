@@ -4,6 +4,9 @@ Low frequencies see the object blurred, and their misfit has few false minima; e
 refines what is there. Local MAP sampling goes from blurred images to sharp ones anyway, so the
 frequencies join as the noise level falls: no stage is run to its end and started again.
 
+The prior's first guesses, made of noise, may fill the image with a strong scatterer, from which no
+descent finds back. What explains the data worse than no object at all is therefore left behind.
+
 Sources: Chew and Lin 1995, IEEE Microw. Guid. Wave Lett. 5, 439 (frequency hopping); "Local MAP
 Sampling for Diffusion Models", algorithm 4.
 """
@@ -13,7 +16,13 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
+from lmaps_science.arrays import per_sample
+from lmaps_science.misfit import GaussianMisfit
 from lmaps_science.noise import SampleNoise
+from lmaps_science.physics.lippmann_schwinger import NotConverged
 from lmaps_science.physics.multi_frequency import MultiFrequency
 from lmaps_science.sampling import InverseProblem, State
 from lmaps_science.solvers.lmaps import LMAPS
@@ -24,6 +33,11 @@ __all__ = ["FrequencyHopping"]
 @dataclass(frozen=True)
 class FrequencyHopping(LMAPS):
     """:class:`LMAPS` whose data grow from the lowest frequency to all of them.
+
+    A level whose denoised image explains its data worse than no object starts from the empty image
+    (the lowest value of the prior's range) instead, and so does one on whose way fields do not
+    converge; a local solution worse than no object is not taken. The first level alone, whose
+    start knows nothing of the data, goes on from where it got: the second judges that.
 
     Args:
         hop_until: after this share of the levels all frequencies are in use; 0: from the start.
@@ -47,7 +61,22 @@ class FrequencyHopping(LMAPS):
 
     def step(self, i: int, state: State, problem: InverseProblem, noise: SampleNoise) -> State:
         """One noise level, with the frequencies that belong to it."""
-        misfit = problem.gaussian()
+        sigma, after = float(self.sigmas[i]), float(self.sigmas[i + 1])
+        misfit = self._in_use(i, problem.gaussian())
+        start = problem.prior(state.x, sigma)
+        empty = torch.full_like(start, problem.prior.value_range[0])
+        if i > 0:
+            start = _choose(_explains(misfit, start, empty), start, empty)
+        z = self._solved(problem.with_misfit(misfit), start, empty, sigma)
+        better = _explains(misfit, z, empty)
+        if i > 0:
+            z = _choose(better, z, start)
+        kept = (1 - self.rho**2) ** 0.5 * (state.x - z) / sigma  # eq. 8b
+        fresh = self.rho * noise.normal(z, 1, i)
+        return State(x=z + after * (kept + fresh), estimate=_choose(better, z, empty))
+
+    def _in_use(self, i: int, misfit: GaussianMisfit) -> GaussianMisfit:
+        """The misfit of the frequencies of level i."""
         operator = misfit.operator
         if not isinstance(operator, MultiFrequency):
             raise ValueError(f"FrequencyHopping needs several frequencies, got {operator!r}.")
@@ -56,4 +85,35 @@ class FrequencyHopping(LMAPS):
         part = copy.copy(misfit)
         part.operator = operator.lowest(count)
         part.y, part.sigma = misfit.y[:, :count], misfit.sigma[:, :count]
-        return super().step(i, state, problem.with_misfit(part), noise)
+        return part
+
+    def _solved(
+        self, problem: InverseProblem, start: Tensor, empty: Tensor, sigma: float
+    ) -> Tensor:
+        """The local solution (eq. 8a); from the empty image where fields fail to converge."""
+        failed = torch.zeros(len(start), dtype=torch.bool, device=start.device)
+        while True:
+            local = self._local_problem(problem, _choose(~failed, start, empty), sigma)
+            try:
+                return local.image(self.local(local))
+            except NotConverged as error:
+                if not bool((error.images & ~failed).any()):
+                    raise
+                failed = failed | error.images
+
+
+def _explains(misfit: GaussianMisfit, x: Tensor, empty: Tensor) -> Tensor:
+    """Which images fit the data no worse than no object, which predicts 0: booleans (B,)."""
+    failed = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    nothing = 0.5 * (misfit.y.abs().square() / misfit.variance).flatten(1).sum(1)
+    while True:
+        try:
+            return (misfit(_choose(~failed, x, empty)) <= nothing) & ~failed
+        except NotConverged as error:
+            if not bool((error.images & ~failed).any()):
+                raise
+            failed = failed | error.images
+
+
+def _choose(which: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return torch.where(per_sample(which, a), a, b)

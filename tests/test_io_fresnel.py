@@ -60,6 +60,19 @@ def test_dimensions_coordinates_and_units(write):
     assert (missing == 0).all()
 
 
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("# Polarization : TM (E //)", "TM"),
+        ("# Polarization : TE (H //)", "TE"),
+        ("# polarisation: te", "TE"),
+        ("# Object : TE", "unknown"),
+    ],
+)
+def test_the_header_s_polarization_is_kept(write, line, found):
+    assert read_fresnel(write(header=f"{HEADER}{line}\n")).attrs["polarization"] == found
+
+
 def test_fields_are_conjugated_and_calibration_divides_the_horns_out(write):
     observation = read_fresnel(write())
     field = observation["scattered_field"].values[:, observation["measured"].values]

@@ -33,6 +33,7 @@ _HEADER = {
     "views": re.compile(r"number of views\s*:\s*(\d+)", re.IGNORECASE),
     "receivers": re.compile(r"number of receivers\s*:\s*(\d+)", re.IGNORECASE),
 }
+_POLARIZATION = re.compile(r"polari[sz]ation\s*:\s*(T[EM])\b", re.IGNORECASE)
 
 
 class _Line(NamedTuple):
@@ -55,14 +56,16 @@ def read_fresnel(path: str | os.PathLike[str], *, radius: float = RADIUS) -> xr.
         incident, dimensions (frequency [Hz], transmitter [degrees], receiver [degrees]), in the
         file's unit and for fields that vary as exp(-i omega t): the files use exp(+i omega t) and
         are conjugated. `measured` (transmitter, receiver) says which receivers recorded a view; the
-        others hold 0. Transmitter k of n stands at 360 (k - 1) / n degrees.
+        others hold 0. Transmitter k of n stands at 360 (k - 1) / n degrees. The attribute
+        `polarization` is the header's: "TM" (E along the cylinders), "TE" (H along them, another
+        wave equation), or "unknown" where it names none.
 
     Raises:
         DataError: no such file; a malformed line or a number that is not finite (with the line); a
             datum twice; fewer data than the header says, as in a truncated file.
     """
     path = require_file(path)
-    promised, lines = _parse(path)
+    promised, polarization, lines = _parse(path)
     keys = np.array([(row.transmitter, row.receiver) for row in lines])
     frequencies, at_frequency = np.unique([row.frequency for row in lines], return_inverse=True)
     transmitters, receivers = np.unique(keys[:, 0]), np.unique(keys[:, 1])
@@ -96,6 +99,7 @@ def read_fresnel(path: str | os.PathLike[str], *, radius: float = RADIUS) -> xr.
             "radius": float(radius),
             "radius_units": "m",
             "time_convention": "exp(-i omega t)",
+            "polarization": polarization,
             "file": path.name,
             "sha256": sha256(path),
         },
@@ -144,9 +148,10 @@ def calibrate_fresnel(observation: xr.Dataset, *, within: float = 1.0) -> xr.Dat
     return calibrated
 
 
-def _parse(path: Path) -> tuple[dict[str, int], list[_Line]]:
-    """What the header promises, and the lines of data."""
+def _parse(path: Path) -> tuple[dict[str, int], str, list[_Line]]:
+    """What the header promises, the polarisation, and the lines of data."""
     promised: dict[str, int] = {}
+    polarization = "unknown"
     lines: list[_Line] = []
     try:
         text = path.read_text(encoding="latin-1").splitlines()
@@ -157,11 +162,13 @@ def _parse(path: Path) -> tuple[dict[str, int], list[_Line]]:
             for name, pattern in _HEADER.items():
                 if match := pattern.search(line):
                     promised[name] = int(match[1])
+            if match := _POLARIZATION.search(line):
+                polarization = match[1].upper()
         elif line.strip():
             lines.append(_parse_line(path, number, line))
     if not lines:
         raise DataError(f"{path} holds no data: expected lines of seven numbers, see the format.")
-    return promised, lines
+    return promised, polarization, lines
 
 
 def _parse_line(path: Path, number: int, line: str) -> _Line:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -185,8 +186,20 @@ class ScatteringCard(Card):
         return operator.to(dtype=x.dtype)(x)
 
     def _targets(self, name: str, geometry: ScatteringGeometry) -> dict[str, Disc] | None:
-        """The published discs (mm), each inside the image."""
+        """The published discs (mm), each inside the image.
+
+        Warns (UserWarning) for a file of measured fields whose discs the card does not list.
+        """
         if name not in self.targets:
+            if isinstance(self.observation, MeasuredFields):
+                warnings.warn(
+                    f"this card lists no discs for {name!r} (only for "
+                    f"{', '.join(self.targets) or 'none'}), so no permittivities and diameters are "
+                    "measured, the data misfit alone. If the object consists of discs, list them: "
+                    f"--set 'targets.{name}=[{{name: rod, centre_mm: [0, 0], diameter_mm: 30, "
+                    "permittivity: 3}]'",
+                    stacklevel=4,
+                )
             return None
         discs = {}
         for disc in self.targets[name]:

@@ -116,7 +116,14 @@ def measured(section: MeasuredFields, data: str | Path | None) -> xr.Dataset:
     The attribute `target` is the file's name without its suffix.
     """
     path = section.path(data, "a file of measured fields", "FoamDielExtTM.exp")
-    observation = calibrate_fresnel(read_fresnel(path), within=section.within)
+    fields = read_fresnel(path)
+    if fields.attrs["polarization"] == "TE":
+        raise DataError(
+            f"{path.name}: its header says polarisation TE (H along the cylinders), and the wave "
+            "equation here is that of TM (E along the cylinders): the image would be wrong. Give "
+            "the target's TM file, e.g. FoamDielExtTM.exp for FoamDielExtTE.exp."
+        )
+    observation = calibrate_fresnel(fields, within=section.within)
     known = observation["frequency"].values / 1e9
     wanted = np.sort(known if section.frequencies_ghz is None else section.frequencies_ghz)
     missing = [f for f in wanted if not np.isclose(known, f).any()]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -18,7 +19,8 @@ from lmaps_science.arrays import inner, norm
 from lmaps_science.linalg import conjugate_gradient
 from lmaps_science.misfit import GaussianMisfit
 from lmaps_science.operators import LinearOperator
-from lmaps_science.physics.scattering import ScatteringGeometry
+from lmaps_science.physics.born_svd import BornSVD
+from lmaps_science.physics.scattering import BornScattering, ScatteringGeometry
 from lmaps_science.priors.total_variation import tv_prox
 
 __all__ = ["filtered_back_propagation", "fista_tv", "tikhonov"]
@@ -31,15 +33,38 @@ def filtered_back_propagation(misfit: GaussianMisfit, geometry: ScatteringGeomet
     inverse of that: the density of the differences K of two points on the circle of radius k.
     Frequencies beyond 2 k, which no datum sees, are 0. The least-squares fit to the data sets the
     scale.
+
+    The adjoint decays slowly and does not end where the image ends: cut off there, the filter would
+    turn the step into a bright frame. It is taken on a square twice as wide (or as wide as fits
+    between the receivers) and filtered there.
+
+    Args:
+        misfit: of a `BornScattering`, or of its singular value decomposition.
+        geometry: the operator's.
     """
     operator = _linear(misfit, "filtered_back_propagation")
-    image = operator.adjoint(misfit.y)
-    n = geometry.npix
-    frequency = torch.fft.fftfreq(2 * n, geometry.pixel_size, dtype=torch.float64)
+    born = operator.operator if isinstance(operator, BornSVD) else operator
+    if not isinstance(born, BornScattering):
+        raise ValueError(
+            f"filtered_back_propagation needs the Born approximation of one frequency, got {born!r}"
+            ". Example: GaussianMisfit(BornScattering(geometry), y, sigma)."
+        )
+    n, pixel = geometry.npix, geometry.pixel_size
+    radius = min(geometry.transmitter_radius, geometry.receiver_radius)
+    margin = max(min(n // 2, int(radius / (math.sqrt(2) * pixel)) - n // 2 - 1), 0)
+    wide = n + 2 * margin
+    back = BornScattering(
+        replace(geometry, npix=wide, side=wide * pixel),
+        conjugate_incident=born.conjugate_incident,
+        tolerance=born.tolerance,
+        dtype=born.like.dtype,
+        device=born.like.device,
+    ).adjoint(misfit.y)
+    frequency = torch.fft.fftfreq(wide, pixel, dtype=torch.float64)
     squared = 4 * math.pi**2 * (frequency[:, None] ** 2 + frequency**2)  # |K|^2
     gain = (squared * (1 - squared / (2 * geometry.wavenumber) ** 2).clamp_min(0)).sqrt()
-    spectrum = torch.fft.fft2(image, s=(2 * n, 2 * n)) * gain.to(image)
-    image = torch.fft.ifft2(spectrum).real[..., :n, :n]
+    inside = slice(margin, margin + n)
+    image = torch.fft.ifft2(torch.fft.fft2(back) * gain.to(back)).real[..., inside, inside]
     predicted = operator(image)
     fit = inner(predicted, misfit.y).real / inner(predicted, predicted).real
     return image * fit[:, None, None, None]

@@ -10,22 +10,22 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.patches import Circle
 
-from lmaps_science.plots import POINTS, Picture, history
+from lmaps_science.plots import POINTS, Picture, history, verdict
 
 __all__ = ["reconstruction", "samples"]
 
 
-def reconstruction(data: xr.Dataset, *, error_scale: float = 5.0) -> Picture:
+def reconstruction(data: xr.Dataset) -> Picture:
     """The reconstruction beside the truth, where it is known, and the Born approximation's.
 
     Above: permittivity of the truth, of the image that the Born approximation and total variation
-    make of the same data, of the mean of the samples; its error times `error_scale` and the
-    standard deviation. Dashed circles are the published outlines. Below: profiles through the
-    object and the data misfit on the way from noise to image.
+    make of the same data, of the mean of the samples; its error and the standard deviation, on one
+    scale, that of the error where the truth is known. Dashed circles are the published outlines.
+    Below: profiles through the object, the data misfit on the way from noise to image, and the
+    verdict.
 
     Args:
         data: what `problem.analyse` gave.
-        error_scale: factor on the error and on the standard deviation.
     """
     n, estimate = data.sizes["sample"], data["image_mean"].values
     name = f"mean of {n} samples" if n > 1 else "one sample"
@@ -34,26 +34,28 @@ def reconstruction(data: xr.Dataset, *, error_scale: float = 5.0) -> Picture:
     maps += [(_scored(name, "mean", data), estimate)]
     spreads = []
     if "truth" in data:
-        error = error_scale * np.abs(estimate - data["truth"].values)
-        spreads += [(f"error × {error_scale:g}", error)]
+        spreads += [("error", np.abs(estimate - data["truth"].values))]
     if n > 1:
-        spreads += [(f"standard deviation × {error_scale:g}", error_scale * data["image_std"])]
+        spreads += [("standard deviation", data["image_std"].values)]
     shown = maps[0][1] if "truth" in data else estimate
     top = min(max(float(shown.max()), 1e-6), float(data.attrs["max_contrast"]))
-    panels = [(t, 1 + v, "viridis", 1.0) for t, v in maps]
-    panels += [(t, np.asarray(v), "inferno", 0.0) for t, v in spreads]
-    figure = Picture(figsize=(2.9 * len(panels), 6.0), layout="constrained")
+    widest = max(float(spreads[0][1].max()), 1e-6) if spreads else 0.0
+    panels = [(title, 1 + v, "viridis", 1.0, 1.0 + top) for title, v in maps]
+    panels += [(title, v, "inferno", 0.0, widest) for title, v in spreads]
+    figure = Picture(figsize=(2.9 * max(len(panels), 4), 6.0), layout="constrained")
     above, below = np.asarray(figure.subfigures(2, 1, height_ratios=[3.2, 2.8]))
     axes = above.subplots(1, len(panels), squeeze=False)[0]
-    for axis, (title, values, cmap, low) in zip(axes, panels, strict=True):
-        image = _show(axis, values, data, cmap, low, low + top)
+    for axis, (title, values, cmap, low, high) in zip(axes, panels, strict=True):
+        image = _show(axis, values, data, cmap, low, high)
         axis.set_title(title, fontsize=10)
+        _label(axis, left=axis is axes[0])
         if axis in (axes[len(maps) - 1], axes[-1]):  # one scale for the maps, one for the rest
-            label = "relative permittivity" if low else ""
+            label = "relative permittivity" if low else "in relative permittivity"
             above.colorbar(image, ax=axis, shrink=0.7, pad=0.02, label=label)
     left, right = below.subplots(1, 2)
     _profiles(left, data, maps)
     history(right, data, int(data.attrs["best"]))
+    verdict(below, data)
     return figure
 
 
@@ -74,6 +76,7 @@ def samples(data: xr.Dataset, *, most: int = 16) -> Picture:
         else:
             score = f"misfit {100 * float(data['relative_misfit'][k]):.1f} %"
         axis.set_title(f"sample {k}, {score}", fontsize=9)
+        _label(axis, left=k % columns == 0, below=k + columns >= len(shown))
     figure.colorbar(image, ax=axes, shrink=0.8, aspect=30, label="relative permittivity")
     return figure
 
@@ -96,6 +99,14 @@ def _show(axis: Axes, values: Any, data: xr.Dataset, cmap: str, low: float, high
         centre = disc["x"], disc["y"]
         axis.add_patch(Circle(centre, disc["radius"], fill=False, ls="--", lw=0.8, color="w"))
     return image
+
+
+def _label(axis: Axes, *, left: bool, below: bool = True) -> None:
+    """Names of the axes, on the outer panels of a row or a grid."""
+    if below:
+        axis.set_xlabel("x (mm)", fontsize=8)
+    if left:
+        axis.set_ylabel("y (mm)", fontsize=8)
 
 
 def _profiles(axis: Axes, data: xr.Dataset, maps: list[tuple[str, np.ndarray]]) -> None:

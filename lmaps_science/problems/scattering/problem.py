@@ -13,8 +13,12 @@ from torch import Tensor
 
 from lmaps_science import metrics
 from lmaps_science.cards.problem import Problem
+from lmaps_science.cards.verdict import Check
 from lmaps_science.misfit import GaussianMisfit
+from lmaps_science.physics.lippmann_schwinger import NotConverged
 from lmaps_science.problems.scattering.baselines import fista_tv
+from lmaps_science.problems.scattering.checks import fit_checks, image_checks
+from lmaps_science.problems.scattering.data import SPEED_OF_LIGHT
 from lmaps_science.problems.scattering.discs import Disc, fit_discs
 from lmaps_science.sampling import Result
 
@@ -42,16 +46,21 @@ class ScatteringProblem(Problem):
     def evaluate(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Metrics of images (n, H, W), each (n,).
 
-        relative_misfit: |y - H(x)| / |y|. With a known truth: psnr [dB] and ssim of images clipped
+        relative_misfit: |y - H(x)| / |y|. chi2: |y - H(x)|^2 / sigma^2 per measured number, 1 where
+        the noise is as stated. With a known truth: psnr [dB] and ssim of images clipped
         to [0, max_contrast], relative to that range. For a target of known discs, from a fit of
         discs with blurred edges to the image: NAME_permittivity, NAME_diameter [mm], and of two
-        A_B_distance [mm] of the centres; NaN where the fit fails.
+        A_B_distance [mm] of the centres; NaN where the fit fails. relative_misfit and chi2 are NaN
+        where the fields do not converge.
         """
         misfit = self.physical
         x = torch.as_tensor(np.ascontiguousarray(images))[:, None].to(misfit.operator.like)
         with torch.no_grad():
-            predicted = torch.cat([misfit.operator(image[None]) for image in x])
-        values = {"relative_misfit": metrics.relative_misfit(predicted, misfit.y).cpu().numpy()}
+            predicted = torch.cat([self._predicted(image[None]) for image in x])
+        values = {
+            "relative_misfit": metrics.relative_misfit(predicted, misfit.y).cpu().numpy(),
+            "chi2": self._chi2(predicted),
+        }
         if self.truth is not None:
             clipped = x.clamp(0, self.max_contrast).cpu() / self.max_contrast
             truth = self.truth.values[None] / self.max_contrast
@@ -62,6 +71,19 @@ class ScatteringProblem(Problem):
             fits = [self._discs(image) for image in images]
             values |= {key: np.array([fit[key] for fit in fits]) for key in fits[0]}
         return {name: np.asarray(value, float) for name, value in values.items()}
+
+    def _predicted(self, x: Tensor) -> Tensor:
+        """The data of one image; NaN where its fields do not converge."""
+        try:
+            return self.physical.operator(x)
+        except NotConverged:  # no reason to lose the others, after a long run
+            return torch.full_like(self.physical.y, torch.nan)
+
+    def _chi2(self, predicted: Tensor) -> np.ndarray:
+        """Squared residuals (n,) in units of the noise, per measured number."""
+        count = int(self.observation["measured"].sum()) * self.observation.sizes["frequency"]
+        squares = ((predicted - self.physical.y).abs() / self.physical.sigma).square()
+        return np.asarray(squares.flatten(1).sum(1).double().cpu()) / count
 
     def _discs(self, image: np.ndarray) -> dict[str, float]:
         """Permittivities, diameters and distances of the discs fitted to an image."""
@@ -98,6 +120,16 @@ class ScatteringProblem(Problem):
         discs = {name: vars(disc) for name, disc in (self.targets or {}).items()}
         data.attrs |= {"max_contrast": self.max_contrast, "targets": discs}
         return data
+
+    def checks(self, data: xr.Dataset) -> list[Check]:
+        """Fit to the data, and whether the grid can hold the object."""
+        nothing = float(self._chi2(torch.zeros_like(self.physical.y))[0])
+        return [*fit_checks(data, nothing), *image_checks(data, self._pixels_per_wavelength())]
+
+    def _pixels_per_wavelength(self) -> float:
+        """In free space, at the highest frequency."""
+        x = self.image["x"].values
+        return 1e3 * SPEED_OF_LIGHT / float(self.observation["frequency"].max()) / (x[1] - x[0])
 
     def describe(self) -> Mapping[str, str]:
         """Data, image, physics and truth."""

@@ -1,28 +1,33 @@
 """Inverse scattering end to end: cards, data, priors, solvers, metrics and what is refused."""
 
 import dataclasses
+from itertools import combinations
 
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
-from lmaps_science import load_problem, plot_reconstruction, plot_samples, sample
+from lmaps_science import load_problem, plot_reconstruction, plot_samples, sample, stack
 from lmaps_science.arrays import inner, norm
 from lmaps_science.cards.load import load_card
 from lmaps_science.io import DataError, read_netcdf, write_netcdf
-from lmaps_science.local_map import ConjugateGradient, GradientSteps, LocalProblem
+from lmaps_science.local_map import LBFGS, ConjugateGradient, GradientSteps, LocalProblem
 from lmaps_science.misfit import GaussianMisfit
+from lmaps_science.noise import SampleNoise
+from lmaps_science.physics.lippmann_schwinger import NotConverged
 from lmaps_science.physics.multi_frequency import Clamp, LinearMultiFrequency, MultiFrequency
 from lmaps_science.physics.scattering import BornScattering, ScatteringGeometry
-from lmaps_science.priors import DiagonalCovariance, GaussianPrior, TotalVariationPrior
+from lmaps_science.priors import Denoiser, DiagonalCovariance, GaussianPrior, TotalVariationPrior
 from lmaps_science.priors.total_variation import total_variation, tv_prox
 from lmaps_science.problems.scattering.baselines import (
     filtered_back_propagation,
     fista_tv,
     tikhonov,
 )
+from lmaps_science.problems.scattering.checks import edge_share, image_checks, saturated_share
 from lmaps_science.problems.scattering.discs import Disc, fit_discs, render_discs
-from lmaps_science.solvers import LMAPS, ExactSVD, FrequencyHopping
+from lmaps_science.solvers import DDRM, LMAPS, ExactSVD, FrequencyHopping
 
 SMALL = {"image.npix": 20, "observation.receivers": 40, "observation.transmitters": 12}
 FULL = {
@@ -206,10 +211,35 @@ def test_a_linear_run_is_scored_drawn_and_kept(linear, tmp_path):
         "truth",
         "Born and total variation",
         "mean of 2 samples",
-        "error × 5",
-        "standard deviation × 5",
+        "error",
+        "standard deviation",
     ]
     assert len([a for a in plot_samples(back).axes if a.images]) == 2
+
+
+def test_figures_name_their_axes_and_share_the_scale_of_the_error(linear):
+    data = linear.analyse(sample(linear, dataclasses.replace(linear.solver, levels=3), 3))
+    figure = plot_reconstruction(data)
+    panels = {a.get_title().split("\n")[0]: a for a in figure.axes if a.images}
+    assert {a.get_xlabel() for a in panels.values()} == {"x (mm)"}
+    assert panels["truth"].get_ylabel() == "y (mm)"
+    error, spread = panels["error"].images[0], panels["standard deviation"].images[0]
+    assert error.get_clim() == spread.get_clim() == (0, pytest.approx(error.get_array().max()))
+    np.testing.assert_allclose(spread.get_array(), data["image_std"], rtol=1e-6)
+    labels = [sub.get_supxlabel() for sub in figure.subfigs]
+    assert any(label.startswith(data.attrs["verdict"]) for label in labels)
+    samples = [a for a in plot_samples(data).axes if a.images]
+    assert [a.get_ylabel() for a in samples] == ["y (mm)", "", ""]
+
+    unknown = data.drop_vars("truth")  # without a truth the spread has its own scale
+    (spread,) = (
+        a.images[0]
+        for a in plot_reconstruction(unknown).axes
+        if a.images and a.get_title() == "standard deviation"
+    )
+    assert spread.get_clim() == (0, pytest.approx(float(data["image_std"].max())))
+    one = linear.analyse(sample(linear, dataclasses.replace(linear.solver, levels=3), 1))
+    assert not any("deviation" in a.get_title() for a in plot_reconstruction(one).axes)
 
 
 def test_hopping_uses_the_frequencies_one_after_the_other(full_wave):
@@ -311,6 +341,27 @@ def test_classical_reconstructions(linear):
     assert error["tv"] < 0.2 * size
 
 
+def test_filtered_back_propagation_has_no_frame(linear):
+    """What the adjoint has on the border is no edge of the object."""
+    geometry = linear.physical.operator.geometry
+    image = filtered_back_propagation(linear.physical, geometry)[0, 0]
+    frame = torch.ones(image.shape, dtype=torch.bool)
+    frame[2:-2, 2:-2] = False
+    assert image[frame].abs().mean() < 0.1 * image.max()
+    assert linear.evaluate(image[None].numpy())["relative_misfit"][0] < 0.3
+
+
+def test_filtered_back_propagation_where_receivers_are_near():
+    """There is no room for a wider square between them."""
+    near = load(observation__radius=0.14)
+    image = filtered_back_propagation(near.physical, near.physical.operator.geometry)
+    assert image.shape == (1, 1, 20, 20)
+    assert near.evaluate(image[0].numpy())["relative_misfit"][0] < 1
+    full = load(FULL_WAVE)
+    with pytest.raises(ValueError, match="Born approximation of one frequency"):
+        filtered_back_propagation(full.born_misfit, near.physical.operator.geometry)
+
+
 def test_tikhonov_solves_its_equations():
     problem = load(dtype=torch.float64)
     misfit, operator = problem.physical, problem.physical.operator
@@ -393,3 +444,287 @@ def test_measured_fields(data_dir):
         load_problem(FRESNEL, file, overrides={"observation.frequencies_ghz": [3.5]})
     with pytest.raises(DataError, match=r"target 'plastic'.*image\.side"):
         load_problem(FRESNEL, file, overrides={"image.side": 0.12})
+
+
+def test_files_of_the_other_polarization_are_refused(data_dir, tmp_path):
+    text = (data_dir / "fresnel" / "FoamDielExtTM.exp").read_text(encoding="latin-1")
+    assert "TM (E //)" in text
+    file = tmp_path / "FoamDielExtTE.exp"
+    file.write_text(text.replace("TM (E //)", "TE (H //)"), encoding="latin-1")
+    with pytest.raises(DataError, match=r"FoamDielExtTE\.exp: its header says polarisation TE"):
+        load_problem(FRESNEL, file)
+
+
+def test_a_file_without_listed_discs_says_how_to_list_them(data_dir, tmp_path):
+    file = tmp_path / "Rod.exp"
+    file.write_bytes((data_dir / "fresnel" / "FoamDielExtTM.exp").read_bytes())
+    overrides = {"image.npix": 16, "observation.frequencies_ghz": [2.0]}
+    with pytest.warns(UserWarning, match=r"lists no discs for 'Rod'.*--set 'targets\.Rod=") as said:
+        problem = load_problem(FRESNEL, file, overrides=overrides)
+    assert set(problem.evaluate(np.zeros((1, 16, 16)))) == {"relative_misfit", "chi2"}
+    key, _, value = str(said[0].message).split("--set '")[1].rstrip("'").partition("=")
+    listed = load_problem(FRESNEL, file, overrides={**overrides, key: value})
+    assert listed.targets == {"rod": Disc(0.0, 0.0, 15.0, 2.0)}
+
+
+# ---------------------------------------------------------------- runs that lose their way
+
+TWIN = [
+    {"name": "foam", "centre_mm": [0.0, 0.0], "diameter_mm": 80.0, "permittivity": 1.45},
+    {"name": "plastic", "centre_mm": [-55.5, 0.0], "diameter_mm": 31.0, "permittivity": 3.0},
+]
+
+
+@pytest.fixture(scope="module")
+def twin():
+    """Eighteen views on a wide square: the first image, made of noise, scatters too much."""
+    observation = {
+        "kind": "simulation",
+        "image": "target:twin",
+        "transmitters": 18,
+        "receivers": 36,
+        "radius": 1.67,
+        "frequencies_ghz": [2.0, 3.0],
+        "noise": 0.0,
+        "relative_noise": 0.03,
+    }
+    image = {"npix": 20, "side": 0.1875, "max_contrast": 2.5}
+    overrides = {"observation": observation, "image": image, "targets": {"twin": TWIN}}
+    return load_problem(FRESNEL, overrides=overrides)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_hopping_leaves_images_behind_that_are_worse_than_none(twin, seed):
+    solver = FrequencyHopping(4, sigma_max=1.0, sigma_min=0.3, local=LBFGS(6))
+    result = sample(twin, solver, 1, seed, progress=False)
+    nothing = 0.5 * (twin.misfit.y.abs().square() / twin.misfit.variance).sum()
+    assert result.misfit[0, 0] == pytest.approx(float(nothing), rel=1e-5)  # the empty image
+    assert result.misfit[1:, 0].max() < 0.3 * float(nothing)
+
+
+def test_hopping_starts_anew_where_fields_do_not_converge(twin):
+    """Here those of images above 1 do: one sample of the batch."""
+
+    class Fragile(MultiFrequency):
+        def _check(self, x):
+            failed = x.flatten(1).max(1).values > 1.0
+            if bool(failed.any()):
+                raise NotConverged("fields did not converge", failed)
+
+        def _forward(self, x):
+            self._check(x)
+            return super()._forward(x)
+
+        def _pullback(self, x):
+            self._check(x)
+            return super()._pullback(x)
+
+    class Split(Denoiser):
+        """Sample 0 is bright, the others are nearly empty."""
+
+        image_shape, value_range = (1, 20, 20), (-1.0, 1.0)
+
+        def _denoise(self, x, sigma):
+            bright = torch.full_like(x, -0.9)
+            bright[x.flatten(1).mean(1) > 0] = 1.5
+            return bright
+
+    operators = twin.misfit.operator.operators
+    misfit = GaussianMisfit(Fragile(operators), twin.misfit.y, twin.misfit.sigma)
+    problem = dataclasses.replace(twin, prior=Split(), misfit=misfit)
+    solver = FrequencyHopping(2, sigma_max=1.0, sigma_min=0.5, local=GradientSteps(1, 1e-9))
+    seen = []
+    state = solver.init(problem, SampleNoise(0, (0, 1)))
+    state = dataclasses.replace(
+        state, x=torch.tensor([1.0, -1.0]).reshape(2, 1, 1, 1) + 0 * state.x
+    )
+    for i in (0, 1):
+        after = solver.step(i, state, problem, SampleNoise(0, (0, 1)))
+        seen.append(after.estimate.flatten(1).max(1).values)
+    for estimate in seen:
+        assert estimate[0] == pytest.approx(-1.0, abs=1e-3)
+        assert estimate[1] == pytest.approx(-0.9, abs=1e-3)
+
+    class Hopeless(Fragile):
+        def _check(self, x):
+            raise NotConverged("fields did not converge", torch.ones(len(x), dtype=torch.bool))
+
+    misfit = GaussianMisfit(Hopeless(operators), twin.misfit.y, twin.misfit.sigma)
+    with pytest.raises(NotConverged):
+        solver.step(0, state, dataclasses.replace(problem, misfit=misfit), SampleNoise(0, (0, 1)))
+
+
+# ---------------------------------------------------------------- verdicts
+
+
+def verdict_of(problem, *images):
+    """Verdict and reasons on images that some run might have given."""
+    solver = LMAPS(1, sigma_max=1.0, local=GradientSteps(1, 1e-12))
+    result = sample(problem, solver, len(images), progress=False)
+    samples = np.stack([np.asarray(image, np.float32)[None] for image in images])
+    data = problem.analyse(dataclasses.replace(result, samples=samples))
+    return data.attrs["verdict"], " ".join(data.attrs["verdict_reasons"])
+
+
+def test_the_truth_lacks_pixels_alone_and_a_saturated_image_does_not_fit(twin):
+    word, why = verdict_of(twin, twin.truth.values)  # 6 pixels a wavelength in the plastic
+    assert word == "doubtful"
+    assert why.startswith("pixel, in wavelengths")
+    assert why.count("above") == 1
+    word, why = verdict_of(twin, np.full((20, 20), 2.5))
+    assert word == "does not fit"
+    for part in ("share of the signal left", "at the largest contrast", "image.max_contrast"):
+        assert part in why
+
+
+def test_an_image_whose_fields_do_not_converge_does_not_fit(twin):
+    """It is said, and does not lose the samples that are good."""
+
+    class Fragile(MultiFrequency):
+        def _forward(self, x):
+            if float(x.max()) > 2.1:
+                raise NotConverged("fields did not converge", torch.ones(len(x), dtype=torch.bool))
+            return super()._forward(x)
+
+    fragile = Fragile(twin.physical.operator.operators)
+    physical = GaussianMisfit(fragile, twin.physical.y, twin.physical.sigma)
+    problem = dataclasses.replace(twin, physical=physical)
+    dense = twin.truth.values + 0.5
+    scores = problem.evaluate(np.stack([twin.truth.values, dense]))
+    assert np.isnan(scores["relative_misfit"]).tolist() == [False, True]
+    assert np.isfinite(scores["psnr"][1])
+    assert verdict_of(problem, twin.truth.values)[0] == "doubtful"
+    assert verdict_of(problem, dense)[0] == "does not fit"
+
+
+def test_no_object_and_its_born_image_do_not_fit(twin):
+    word, why = verdict_of(twin, np.zeros((20, 20)))
+    assert word == "does not fit"
+    assert "the run has failed" in why
+    assert verdict_of(twin, twin.born())[0] == "does not fit"
+
+
+def test_a_linear_result_is_good(linear):
+    data = linear.analyse(sample(linear, linear.solver, 2, progress=False))
+    assert data.attrs["verdict"] == "good", data.attrs["verdict_reasons"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"sigma_factor": 0.5}, "the noise is larger than stated"),
+        ({"image__npix": 16, "observation__frequencies_ghz": [8.0]}, "raise image.npix"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*pixels per wavelength")
+def test_what_makes_the_truth_doubtful(change, reason):
+    problem = load(**change)
+    word, why = verdict_of(problem, problem.truth.values)
+    assert word == "doubtful"
+    assert reason in why
+
+
+def test_an_object_on_the_edge_and_a_mean_of_unlike_samples_are_doubtful(twin):
+    truth = twin.truth.values
+    edge = truth.copy()
+    edge[8:14, 0] = 2.5
+    assert edge_share(edge) == pytest.approx(1.0)
+    assert edge_share(truth) < 0.05
+    speck = truth.copy()
+    speck[5, 0] = 2.5
+    assert edge_share(speck) < 0.25
+    (check,) = (c for c in image_checks(verdict_data(edge), 30.0) if "edge" in c.what)
+    assert check.level == 1
+    assert "raise image.side" in str(check)
+    assert saturated_share(truth, 2.5) == 0
+    assert saturated_share(truth, 2.0) > 0.05
+    assert saturated_share(0 * truth, 2.5) == 0
+
+
+def verdict_data(image):
+    data = xr.Dataset({"image": (("sample", "y", "x"), image[None])})
+    return data.assign_attrs(best=0, max_contrast=2.5, physics="full_wave")
+
+
+# ---------------------------------------------------------------- observations in a batch
+
+
+def five(card, **changes):
+    """Observations of five objects with noise of their own, in double precision."""
+    base = {"image__npix": 16, "observation__receivers": 24, "observation__transmitters": 4}
+    changes = {**base, "observation__noise": 1e-2, **changes}
+    return [
+        load(
+            card,
+            dtype=torch.float64,
+            observation__image=f"phantom:{k}",
+            observation__seed=k,
+            **changes,
+        )
+        for k in range(5)
+    ]
+
+
+CG = LMAPS(
+    4, kappa=3.0, sigma_max=5.0, local=ConjugateGradient(500, 1e-12)
+)  # short of that it magnifies rounding
+STACKS = {
+    "linear": (LINEAR, {}, CG),
+    "unequal_noise": (LINEAR, {"observation__relative_noise": 0.05}, CG),
+    "tikhonov_by_svd": (LINEAR, {"physics__svd": True}, LMAPS(4, local=ExactSVD())),
+    "svd_unequal_noise": (
+        LINEAR,
+        {"physics__svd": True, "observation__relative_noise": 0.05},
+        LMAPS(4, local=ExactSVD()),
+    ),
+    "ddrm": (LINEAR, {"physics__svd": True}, DDRM(4)),
+    "ddrm_unequal_noise": (
+        LINEAR,
+        {"physics__svd": True, "observation__relative_noise": 0.05},
+        DDRM(4),
+    ),
+    "full_wave": (
+        FULL_WAVE,
+        {
+            "observation__frequencies_ghz": [1.0, 2.0],
+            "observation__relative_noise": 0.05,
+            "physics__tolerance": 1e-12,
+        },
+        FrequencyHopping(3, sigma_max=1.0, local=LBFGS(3, tolerance=0.0)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_an_observation_does_not_depend_on_its_company(name):
+    card, changes, solver = STACKS[name]
+    problems = five(card, **changes)
+    joined = stack(problems)
+    assert joined.observations == 5
+    whole = sample(joined, solver, 3, seed=2, batch_size=15, progress=False)
+    for size in (1, 2, 4):
+        parts = sample(joined, solver, 3, seed=2, batch_size=size, progress=False)
+        np.testing.assert_allclose(parts.samples, whole.samples, rtol=0, atol=1e-9)
+        np.testing.assert_allclose(parts.misfit, whole.misfit, rtol=1e-6, atol=1e-9)
+    for problem, part in zip(problems, whole.split(), strict=True):
+        alone = sample(problem, solver, 3, seed=2, progress=False)
+        np.testing.assert_allclose(part.samples, alone.samples, rtol=0, atol=1e-9)
+        np.testing.assert_allclose(part.misfit, alone.misfit, rtol=1e-6, atol=1e-9)
+        assert part.facts["observation"] == alone.facts["observation"]
+    means = whole.samples.reshape(5, 3, -1).mean(1)
+    assert min(np.abs(a - b).max() for a, b in combinations(means, 2)) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("card", "change", "reason"),
+    [
+        (LINEAR, {"observation__receivers": 30}, r"shapes \(12, 40\) and \(12, 30\)|40|30"),
+        (LINEAR, {"observation__radius": 2.0}, r"operators are the same: .*radius"),
+        (LINEAR, {"image__npix": 24}, r"problem 1 differs from problem 0: prior"),
+        (FULL_WAVE, {"observation__frequencies_ghz": [1.0, 3.0]}, r"wavelength"),
+        (FULL_WAVE, {"observation__frequencies_ghz": [1.0]}, r"different frequencies"),
+    ],
+)
+def test_observations_that_cannot_share_a_batch_are_refused(card, change, reason):
+    with pytest.raises(ValueError, match=f"stack: .*({reason})"):
+        stack([load(card), load(card, **change)])

@@ -42,7 +42,7 @@ def reconstruction(data: xr.Dataset) -> Picture:
     widest = max(float(spreads[0][1].max()), 1e-6) if spreads else 0.0
     panels = [(title, 1 + v, "viridis", 1.0, 1.0 + top) for title, v in maps]
     panels += [(title, v, "inferno", 0.0, widest) for title, v in spreads]
-    figure = Picture(figsize=(2.9 * max(len(panels), 3), 6.0), layout="constrained")
+    figure = Picture(figsize=(2.9 * max(len(panels), 4), 6.0), layout="constrained")
     above, below = np.asarray(figure.subfigures(2, 1, height_ratios=[3.2, 2.8]))
     axes = above.subplots(1, len(panels), squeeze=False)[0]
     for axis, (title, values, cmap, low, high) in zip(axes, panels, strict=True):

@@ -36,6 +36,10 @@ class NotConverged(RuntimeError):
         super().__init__(message)
         self.images = images
 
+    def __reduce__(self) -> tuple[type[NotConverged], tuple[str, Tensor]]:
+        """For workers, which send their errors home."""
+        return type(self), (str(self), self.images)
+
 
 class FullWaveScattering(Operator):
     r"""Scattered fields with multiple scattering, (B, 1, N, N) -> (B, n_tx, n_rx) complex.

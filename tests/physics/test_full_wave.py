@@ -1,5 +1,6 @@
 """Full-wave scattering: the analytic cylinder, the gradient, its Born limit, and the solver."""
 
+import pickle
 import warnings
 
 import numpy as np
@@ -11,7 +12,7 @@ from scipy import special
 from lmaps_science.arrays import inner, norm
 from lmaps_science.linalg import bicgstab
 from lmaps_science.operators import Affine
-from lmaps_science.physics.lippmann_schwinger import FullWaveScattering
+from lmaps_science.physics.lippmann_schwinger import FullWaveScattering, NotConverged
 from lmaps_science.physics.scattering import BornScattering, ScatteringGeometry
 
 # Most tests have few pixels, where exact algebra is tested, not the accuracy of the fields.
@@ -144,6 +145,16 @@ def test_a_solver_that_does_not_converge_says_so_with_its_residual():
         operator(3 * random_images(32).float())
     with pytest.raises(RuntimeError, match="residual nan"):
         operator(torch.full((1, 1, 32, 32), torch.nan))
+
+
+def test_it_says_which_images_failed_and_survives_a_trip_between_processes():
+    operator = FullWaveScattering(small_geometry(32), iterations=2)
+    images = torch.cat([3 * random_images(32)[:1], torch.zeros(1, 1, 32, 32)]).float()
+    with pytest.raises(NotConverged) as failure:
+        operator(images)
+    again = pickle.loads(pickle.dumps(failure.value))
+    assert str(again) == str(failure.value)
+    assert again.images.tolist() == [True, False]
 
 
 @pytest.mark.filterwarnings("default")

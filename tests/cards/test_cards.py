@@ -1,12 +1,14 @@
 """Cards: overrides in any order, shipped weights by name, and every key explained."""
 
+import pickle
 import re
 import shutil
 
 import pytest
+import torch
 import yaml
 
-from lmaps_science import list_problems, load_card
+from lmaps_science import list_problems, load_card, load_problem
 from lmaps_science.cards.files import override
 from lmaps_science.cards.reference import annotated, undescribed
 from lmaps_science.cards.registry import kinds
@@ -95,3 +97,24 @@ def test_absurd_grids_are_refused():
     for wrong in (0, -64, 2, 1_000_000):
         with pytest.raises(ValueError, match="npix"):
             Grid(npix=wrong)
+
+
+@pytest.mark.parametrize(
+    ("card", "changes"),
+    [
+        ("black_hole/simulated", {"image.npix": 16}),
+        ("mri/simulated", {"kspace.npix": 64, "kspace.coils": 4}),
+        ("scattering/linear_60", {"image.npix": 20, "physics.svd": True}),
+        ("scattering/full_wave", {"image.npix": 20, "observation.receivers": 20}),
+    ],
+)
+def test_problems_pickle(card, changes, tmp_path, monkeypatch):
+    """So that other processes can be handed them."""
+    pytest.importorskip("sigpy")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # of singular vectors
+    problem = load_problem(card, prior="gaussian", overrides=changes)
+    twin = pickle.loads(pickle.dumps(problem))
+    assert repr(twin) == repr(problem)
+    x = problem.like(1) + 0.1
+    assert torch.equal(twin.misfit(x), problem.misfit(x))
+    assert type(twin.card) is type(problem.card)

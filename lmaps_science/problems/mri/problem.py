@@ -12,7 +12,6 @@ import torch
 import xarray as xr
 
 from lmaps_science import metrics
-from lmaps_science.arrays import centred_fft2
 from lmaps_science.cards.problem import Problem
 from lmaps_science.cards.verdict import Check
 from lmaps_science.misfit import GaussianMisfit
@@ -60,11 +59,11 @@ class MRIProblem(Problem):
             torch.as_tensor(self.observation[name].values, device=x.device)
             for name in ("mask", "held_out")
         )
+        acquired = MultiCoilMRI(maps, seen | kept_back)
         kspace = torch.as_tensor(self.observation["kspace"].values).to(maps)
         squares = torch.empty(len(x), 2).to(x)
         for k, image in enumerate(x):
-            residual = centred_fft2(maps * torch.complex(image[0], image[1])) - kspace
-            energy = residual.abs().square().sum(0)
+            energy = (acquired(image[None])[0] - kspace).abs().square().sum(0)
             squares[k] = torch.stack([(energy * seen).sum(), (energy * kept_back).sum()])
         samples = seen.sum() * len(maps)
         values = {

@@ -22,9 +22,7 @@ from lmaps_science.physics.mri import MultiCoilMRI
 
 __all__ = ["sense_reconstruction"]
 
-# They change the pace of the augmented Lagrangian, not the minimiser: the best of a few for brain
-# scans, masks of lines and of points, and images of unit 99th percentile.
-COILS, RELAXATION = 0.05, 1.6  # weight of z = S x; over-relaxation of all constraints
+RELAXATION = 1.6  # of the constraints, beyond 1
 STRIDE = 10  # iterations between two looks at how far the image has moved
 
 
@@ -117,16 +115,16 @@ def _sparse(
     data = torch.fft.fft2(torch.cat([coil_images, torch.zeros_like(coil_images[:1])]), norm="ortho")
     mask = torch.fft.ifftshift(mask, dim=(-2, -1))
 
-    tie = sparse.pace * max(weight, 1e-4)  # weight of c = G x
+    coils, tie = sparse.coils, sparse.pace * max(weight, 1e-4)  # weights of z = S x and c = G x
     x = torch.zeros_like(maps[0])
     z, c = torch.zeros_like(maps), torch.zeros_like(sparse(x))
     z_dual, c_dual, last = z, c, x
     for k in range(1, iterations + 1):
-        right = COILS * (maps.conj() * (z - z_dual)).sum(0)
+        right = coils * (maps.conj() * (z - z_dual)).sum(0)
         right = right + tie * sparse.adjoint(c - c_dual)
-        x = sparse.solve(right, COILS * largest, tie)
+        x = sparse.solve(right, coils * largest, tie)
         seen = RELAXATION * maps * x + (1 - RELAXATION) * z + z_dual
-        spectrum = (data + COILS * torch.fft.fft2(seen, norm="ortho")) / (mask + COILS)
+        spectrum = (data + coils * torch.fft.fft2(seen, norm="ortho")) / (mask + coils)
         z = torch.fft.ifft2(spectrum, norm="ortho")
         z_dual = seen - z
         felt = RELAXATION * sparse(x) + (1 - RELAXATION) * c + c_dual
@@ -170,9 +168,13 @@ class _Sparse(Protocol):
     """G, of which the l1 norm is small: complex (H, W) -> complex coefficients.
 
     Attributes:
-        pace: of the augmented Lagrangian: what c = G x weighs, in units of lambda.
+        coils: what z = S x weighs in the augmented Lagrangian.
+        pace: what c = G x weighs, in units of lambda. Both change the number of iterations, not the
+            minimiser: the best of a few for brain scans, masks of lines and of points, and images
+            of unit 99th percentile.
     """
 
+    coils: float
     pace: float
 
     def __call__(self, x: Tensor) -> Tensor: ...
@@ -186,7 +188,7 @@ class _Sparse(Protocol):
 class _Differences:
     """Differences of neighbours along both axes, which go round the border."""
 
-    pace = 30.0
+    coils, pace = 0.05, 30.0
 
     def __init__(self, operator: MultiCoilMRI):
         like = operator.like
@@ -207,7 +209,7 @@ class _Differences:
 class _Wavelets:
     """SigPy's Daubechies wavelets of order 4, zero beyond the border: G^H G = 1."""
 
-    pace = 3.0
+    coils, pace = 0.02, 3.0
 
     def __init__(self, operator: MultiCoilMRI):
         try:

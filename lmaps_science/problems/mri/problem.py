@@ -27,7 +27,7 @@ __all__ = ["MRIProblem", "as_channels", "image_template"]
 # 200, and nothing for scans of more samples than `LARGEST`.
 TOTAL_VARIATION: dict[str, Any] = {
     "regulariser": "tv",
-    "weight": 0.01,
+    "weight": 0.003,
     "iterations": 600,
     "tolerance": 3e-4,
 }

@@ -66,7 +66,7 @@ def save(folder, array, name="scan.npy"):
 def test_total_variation_is_beside_it(analysed):
     problem, data = analysed
     seen = (problem.misfit.operator.maps != 0).any(0).numpy()
-    expected = sense_reconstruction(problem.misfit, "tv", 0.01, tolerance=3e-4)[0].numpy() * seen
+    expected = sense_reconstruction(problem.misfit, "tv", 0.003, tolerance=3e-4)[0].numpy() * seen
     np.testing.assert_array_equal(data["total_variation"], expected)
     scores = problem.evaluate(expected[None])
     assert data.attrs["metrics_of_total_variation"] == {k: float(v[0]) for k, v in scores.items()}

@@ -624,6 +624,8 @@ def test_a_gpu_that_is_not_there_is_not_recommended(tmp_path):
 def test_an_interrupted_run_goes_on(tmp_path, number, code):
     """Before the first checkpoint, too: nothing but the level under way is lost."""
     start = (
+        # What runs in the background of a shell inherits that SIGINT is ignored.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
         "import time; from lmaps_science import cli; from lmaps_science.solvers import LMAPS;"
         "step = LMAPS.step;"
         "LMAPS.step = lambda *a: (print('level', a[1], flush=True), time.sleep(0.2), step(*a))[2];"

@@ -14,6 +14,7 @@ Sampling for Diffusion Models", algorithm 4.
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 
 import torch
@@ -35,13 +36,15 @@ class FrequencyHopping(LMAPS):
     """`LMAPS` whose data grow from the lowest frequency to all of them.
 
     A level whose denoised image explains its data worse than no object starts from the empty image
-    (the lowest value of the prior's range) instead, and so does one on whose way fields do not
-    converge; a local solution worse than no object is not taken. The first level alone, whose
+    instead (the lowest value of the prior's range, -1 where that has no end), and so does one on
+    whose way fields do not converge; a local solution worse than no object is not taken. The first
+    level alone, whose
     start knows nothing of the data, goes on from where it got: the second judges that.
 
     A level whose denoised image explains its data worse than no object starts from the empty image
-    (the lowest value of the prior's range) instead, and so does one on whose way fields do not
-    converge; a local solution worse than no object is not taken. The first level alone, whose
+    instead (the lowest value of the prior's range, -1 where that has no end), and so does one on
+    whose way fields do not converge; a local solution worse than no object is not taken. The first
+    level alone, whose
     start knows nothing of the data, goes on from where it got: the second judges that.
 
     Args:
@@ -69,7 +72,8 @@ class FrequencyHopping(LMAPS):
         sigma, after = float(self.sigmas[i]), float(self.sigmas[i + 1])
         misfit = self._in_use(i, problem.gaussian())
         start = problem.prior(state.x, sigma)
-        empty = torch.full_like(start, problem.prior.value_range[0])
+        lowest = problem.prior.value_range[0]
+        empty = torch.full_like(start, lowest if math.isfinite(lowest) else -1.0)
         if i > 0:
             start = _choose(_explains(misfit, start, empty), start, empty)
         z = self._solved(problem.with_misfit(misfit), start, empty, sigma)

@@ -266,11 +266,11 @@ def test_dhariwal_says_that_a_narrow_level_has_no_attention():
 @pytest.mark.parametrize(
     ("x", "sigma", "error", "message"),
     [
-        ([[1.0]], 1.0, TypeError, "expects a torch tensor"),
-        (torch.zeros(1, 1, 8, 8, dtype=torch.int64), 1.0, TypeError, "real floating-point"),
+        ([[1.0]], 1.0, TypeError, "must be a torch.Tensor"),
+        (torch.zeros(1, 1, 8, 8, dtype=torch.int64), 1.0, TypeError, "a real floating-point"),
         (torch.zeros(1, 1, 8, 8, dtype=torch.complex64), 1.0, TypeError, "two channels"),
-        (torch.zeros(1, 8, 8), 1.0, ValueError, r"\(B, 1, 8, 8\), got \(1, 8, 8\)"),
-        (torch.zeros(1, 2, 8, 8), 1.0, ValueError, r"got \(1, 2, 8, 8\)"),
+        (torch.zeros(1, 8, 8), 1.0, ValueError, r"\(1, 8, 8\), expected \(B, 1, 8, 8\)"),
+        (torch.zeros(1, 2, 8, 8), 1.0, ValueError, r"has shape \(1, 2, 8, 8\)"),
         (torch.zeros(1, 1, 8, 8), 0.0, ValueError, "finite, positive sigma"),
         (torch.zeros(1, 1, 8, 8), float("inf"), ValueError, "finite, positive sigma"),
         (torch.zeros(1, 1, 8, 8), torch.tensor(-1.0), ValueError, "finite, positive sigma"),

@@ -309,6 +309,8 @@ def test_score_mri_leaves_to_the_prior_what_the_data_do_not_see():
 def test_an_offset_is_part_of_the_data(make):
     """H(x) = A (x + 1) / 2 and y, or A x / 2 and y - A 1 / 2: the same samples."""
     plain, solver = dense_svd(), make()
+    if "multi-frequency" in solver.requires:
+        pytest.skip("these data are of one frequency")
     y = torch.linspace(-2, 2, 9, dtype=torch.float64)[None]
     offset = plain(torch.full((1, *SHAPE), 0.5, dtype=torch.float64))
     affine = GaussianMisfit(plain, y, 0.3) @ MODEL_SPACE

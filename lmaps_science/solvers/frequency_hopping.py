@@ -38,14 +38,8 @@ class FrequencyHopping(LMAPS):
     A level whose denoised image explains its data worse than no object starts from the empty image
     instead (the lowest value of the prior's range, -1 where that has no end), and so does one on
     whose way fields do not converge; a local solution worse than no object is not taken. The first
-    level alone, whose
-    start knows nothing of the data, goes on from where it got: the second judges that.
-
-    A level whose denoised image explains its data worse than no object starts from the empty image
-    instead (the lowest value of the prior's range, -1 where that has no end), and so does one on
-    whose way fields do not converge; a local solution worse than no object is not taken. The first
-    level alone, whose
-    start knows nothing of the data, goes on from where it got: the second judges that.
+    level alone, whose start knows nothing of the data, goes on from where it got: the second judges
+    that.
 
     Args:
         hop_until: after this share of the levels all frequencies are in use; 0: from the start.

@@ -185,15 +185,20 @@ class GaussianMisfit(Misfit):
                 f"{owner}: sigma of shape {tuple(self.sigma.shape)} does not fit y of shape "
                 f"{tuple(y.shape)}: give one number, or one for each datum, e.g. sigma[None]."
             ) from error
-        several = self.sigma.ndim == y.ndim and len(self.sigma) > 1
         variance = self.variance
-        self.objective_scale = variance.flatten(1).mean(1) if several else float(variance.mean())
+        own = self._own_sigmas
+        self.objective_scale = variance.flatten(1).mean(1) if own else float(variance.mean())
 
     @property
     def observations(self) -> int:
         """How many observations it holds, N."""
-        several = self.sigma.ndim == self.y.ndim and len(self.sigma) > 1
-        return max(len(self.y), len(self.sigma) if several else 1, self.operator.batch or 1)
+        sigmas = len(self.sigma) if self._own_sigmas else 1
+        return max(len(self.y), sigmas, self.operator.batch or 1)
+
+    @property
+    def _own_sigmas(self) -> bool:
+        """Whether each observation has a noise level of its own."""
+        return self.sigma.ndim == self.y.ndim and len(self.sigma) > 1
 
     @property
     def variance(self) -> Tensor:
@@ -232,7 +237,7 @@ class GaussianMisfit(Misfit):
     def _select_data(self, selected: GaussianMisfit, rows: Tensor) -> None:
         if len(self.y) > 1:
             selected.y = self.y[rows]
-        if self.sigma.ndim == self.y.ndim and len(self.sigma) > 1:
+        if self._own_sigmas:
             selected.sigma = self.sigma[rows]
 
     def _stack_data(self, stacked: GaussianMisfit, misfits: Sequence[Misfit]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from lmaps_science.cards.files import override, read_card
+from lmaps_science.cards.inputs import made_from
 from lmaps_science.cards.problem import Problem
 from lmaps_science.cards.registry import find_kind
 from lmaps_science.cards.schema import Card, validate
@@ -16,7 +17,7 @@ from lmaps_science.cards.sections import FileSection
 from lmaps_science.io.files import DataError
 from lmaps_science.priors.base import Denoiser
 
-__all__ = ["find_device", "load_card", "load_problem"]
+__all__ = ["build_problem", "find_device", "load_card", "load_problem"]
 
 
 def load_card(name: str, overrides: Mapping[str, Any] | None = None) -> Card:
@@ -81,7 +82,20 @@ def load_problem(
     if data is not None:
         _refuse_both(path for path in overrides if _names_data(card, path))
     given = prior if isinstance(prior, Denoiser) else None
-    return card.problem(name, data, given, device, dtype)
+    return build_problem(card, name, data, given, device, dtype)
+
+
+def build_problem(
+    card: Card,
+    name: str,
+    data: str | Path | None = None,
+    prior: Denoiser | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Problem:
+    """The problem of a card that is loaded, with what it was made from among its facts."""
+    problem = card.problem(name, data, prior, device, dtype)
+    return problem.with_facts(inputs=made_from(card, name, data, prior))
 
 
 def find_device(name: torch.device | str) -> torch.device:

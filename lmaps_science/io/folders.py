@@ -15,8 +15,9 @@ from pathlib import Path
 
 from lmaps_science.io.files import DataError, make_folder
 
-__all__ = ["SUMMARY", "new_file", "results_folder"]
+__all__ = ["RESULT", "SUMMARY", "new_file", "results_folder"]
 
+RESULT = "result.nc"
 SUMMARY = "summary.json"  # its list `files` says which files are its run's
 
 
@@ -107,8 +108,11 @@ def _files_of_run(folder: Path) -> list[Path]:
 
 
 def _replace(out: Path, staging: Path) -> None:
-    """The summary comes last: until then the old one lists what is there of the old run."""
-    new = sorted(staging.iterdir(), key=lambda file: (file.name == SUMMARY, file.name))
+    """The summary comes last: until then the old one lists what is there of the old run.
+
+    The result comes first: where a run is killed between the two, it says whose the others are.
+    """
+    new = sorted(staging.iterdir(), key=lambda f: (f.name != RESULT, f.name == SUMMARY, f.name))
     names = {file.name for file in new}
     stale = [file for file in _files_of_run(out) if file.name not in names]
     for file in new:

@@ -139,20 +139,28 @@ def _result(
         counts={name: count // len(tracks) for name, count in counts.items()},
         seconds=seconds,
         template=problem.template,
-        facts={"solver": repr(solver), "seed": seed, **_versions(), **problem.facts},
+        facts={"solver": repr(solver), "seed": seed, **_circumstances(problem), **problem.facts},
         trajectory=torch.cat(kept, 1).numpy() if kept else None,
         observations=problem.observations,
     )
 
 
-def _versions() -> dict[str, str]:
+def _circumstances(problem: InverseProblem) -> dict[str, str]:
+    """Versions, device and precision, on which rounding depends."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:
         own = version("lmaps-science")
     except PackageNotFoundError:  # run from a source tree that is not installed
         own = "unknown"
-    return {"lmaps_science_version": own, "torch_version": str(torch.__version__)}
+    like = problem.like(1)
+    cuda = like.device.type == "cuda"
+    return {
+        "lmaps_science_version": own,
+        "torch_version": str(torch.__version__),
+        "device": torch.cuda.get_device_name(like.device) if cuda else like.device.type,
+        "dtype": str(like.dtype).removeprefix("torch."),
+    }
 
 
 def _check(problem: InverseProblem, solver: Solver) -> None:

@@ -123,6 +123,14 @@ class InverseProblem(Movable):
         """The same problem with another misfit."""
         return self._changed(misfit=misfit)
 
+    def with_facts(self: ProblemType, **facts: Any) -> ProblemType:
+        """The same problem, with more to be kept with every result."""
+        return self._changed(facts={**self.facts, **facts})
+
+    def with_key(self: ProblemType, key: int) -> ProblemType:
+        """The same problem of one observation, with this key for its random numbers."""
+        return self._changed(keys=(key,))
+
     def metered(
         self: ProblemType, meter: Meter, autocast: torch.dtype | None = None
     ) -> ProblemType:

@@ -1,165 +1,27 @@
-"""Results as files: a folder that gets all of them or none, tables, provenance."""
+"""Results as files: pictures, tables, provenance."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import os
-import re
-import signal
 import subprocess
-import threading
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from lmaps_science.cards.problem import Problem
 from lmaps_science.cards.registry import find_kind
-from lmaps_science.io import atomic_write, write_netcdf
-from lmaps_science.io.folders import SUMMARY, results_folder
+from lmaps_science.io import atomic_write, sha256, write_netcdf
+from lmaps_science.io.folders import RESULT, SUMMARY
 from lmaps_science.io.results import plain_json
 from lmaps_science.plots import plot_reconstruction, plot_samples
-from lmaps_science.sampling import Solver, State, sample
-from lmaps_science.sampling.progress import say
 
-__all__ = [
-    "Terminated",
-    "checkpoint_name",
-    "describe",
-    "metrics_table",
-    "reconstruct",
-    "results_folder",
-    "write_results",
-]
+__all__ = ["RESULTS", "describe", "metrics_table", "write_results"]
 
-
-RESULTS = ("result.nc", "figure.png", "summary.txt", SUMMARY)
-
-
-class Terminated(KeyboardInterrupt):
-    """The process was asked to end (SIGTERM), by a batch system for one."""
-
-    exit_code = 128 + signal.SIGTERM
-
-
-def reconstruct(
-    problem: Problem,
-    out: str | os.PathLike[str],
-    n_samples: int = 4,
-    seed: int = 0,
-    *,
-    solver: Solver | None = None,
-    batch_size: int | None = None,
-    checkpoint: bool = True,
-    each_sample: bool = False,
-    progress: bool = True,
-    force: bool = False,
-) -> xr.Dataset:
-    """All that `lmaps run` does: sample, keep checkpoints, analyse, draw and write to a folder.
-
-    Args:
-        problem: of `load_problem`.
-        out: folder for the results; made if missing. It gets all of them, or none.
-        n_samples, seed, batch_size, progress: as in `lmaps_science.sample`.
-        solver: default: that of the card's preset in use.
-        checkpoint: keep one in `out` while it runs, from which the same call goes on after an
-            interruption. SIGTERM ends the run after the level that it is at.
-        each_sample: write each sample in the field's format, too.
-        force: replace the results in `out`, and remove the checkpoints of other runs there.
-
-    Returns:
-        The dataset that `result.nc` holds.
-
-    Raises:
-        DataError: `out` cannot be written to, or holds results.
-        OSError: the disk is full.
-        FloatingPointError: a NaN or an infinity appeared.
-        KeyboardInterrupt: interrupted, or `Terminated`.
-    """
-    solver = problem.solver if solver is None else solver
-    expected = [*RESULTS, *(["samples.png"] if n_samples > 1 else [])]
-    megabytes = 8 + n_samples * problem.image.size * 20e-6
-    with results_folder(out, megabytes, expected=expected, force=force) as folder:
-        name = checkpoint_name(problem, solver, n_samples, seed, batch_size)
-        saved = Path(out).expanduser() / name
-        others = _other_checkpoints(saved, tell=progress and not force)
-        try:
-            with _Sigterm() as sigterm:
-                result = sample(
-                    problem,
-                    solver,
-                    n_samples,
-                    seed,
-                    batch_size=batch_size,
-                    checkpoint=saved if checkpoint else None,
-                    progress=progress,
-                    callback=sigterm.after_level,
-                )
-                sigterm.at_once = True
-                data = problem.analyse(result)
-                plot_reconstruction(data, path=folder / "figure.png")
-                if n_samples > 1:
-                    plot_samples(data, path=folder / "samples.png")
-                write_results(folder, data, each_sample)
-        except KeyboardInterrupt as error:
-            again = "the same command goes on from here" if saved.exists() else "nothing was kept"
-            error.args = (again,)
-            raise
-        except FloatingPointError:
-            saved.unlink(missing_ok=True)  # it leads nowhere else
-            raise
-    for finished in (saved, *(others if force else ())):
-        finished.unlink(missing_ok=True)  # the results are where they belong
-    return data
-
-
-def _other_checkpoints(own: Path, tell: bool) -> list[Path]:
-    """Those of other runs in the folder, which may never go on."""
-    pattern = re.compile(r"checkpoint-[0-9a-f]{12}\.pt")
-    found = [p for p in own.parent.glob("checkpoint-*.pt") if pattern.fullmatch(p.name)]
-    others = sorted(set(found) - {own})
-    if others and tell:
-        say(
-            f"note: {', '.join(map(str, others))} {'is' if len(others) == 1 else 'are'} of "
-            "another run, which was interrupted; this one begins afresh (--force removes it)"
-        )
-    return others
-
-
-class _Sigterm:
-    """SIGTERM, as a context: it raises Terminated after the level of `sample` in which it came.
-
-    A second one does so at once, as does the first when the levels are done. Only the main thread
-    gets signals; elsewhere this does nothing.
-    """
-
-    def __init__(self) -> None:
-        self.asked = self.at_once = False
-
-    def __enter__(self) -> _Sigterm:
-        self._main = threading.current_thread() is threading.main_thread()
-        if self._main:
-            self._before = signal.signal(signal.SIGTERM, self._ask)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._main:
-            signal.signal(signal.SIGTERM, self._before)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked or self.at_once:
-            raise Terminated
-        self.asked = True
-
-    def after_level(self, level: int, state: State) -> None:
-        """The callback for `sample`."""
-        if self.asked:
-            raise Terminated
+RESULTS = (RESULT, "figure.png", "summary.txt", SUMMARY)
 
 
 def metrics_table(data: xr.Dataset) -> str:
@@ -245,16 +107,21 @@ def _paragraph(title: str, lines: Iterable[str]) -> list[str]:
 def write_results(folder: Path, data: xr.Dataset, each_sample: bool = False) -> None:
     """Write an analysed result: everything as NetCDF, images in the field's format, a summary.
 
-    `result.nc` (for `read_netcdf`), `summary.txt`, `summary.json`, and what the field's `export`
-    writes of the mean and, with `each_sample`, of the samples. The summary lists all files that are
-    in the folder then; a number that is not finite is null in it.
+    `result.nc` (for `read_netcdf`), `figure.png` and, of several samples, `samples.png`,
+    `summary.txt`, `summary.json`, and what the field's `export` writes of the mean and, with
+    `each_sample`, of the samples. The summary lists all files that are in the folder then, and the
+    checksum of `result.nc`; a number that is not finite is null in it.
     """
     data.attrs.update(_commit())
-    write_netcdf(folder / "result.nc", data)
+    plot_reconstruction(data, path=folder / "figure.png")
+    if data.sizes["sample"] > 1:
+        plot_samples(data, path=folder / "samples.png")
+    write_netcdf(folder / RESULT, data)
     find_kind(data.attrs["kind"], "result").write(folder, data, each_sample)
     metrics = {name: data[name].values.tolist() for name in _metrics(data)}
     files = sorted({"summary.txt", SUMMARY, *(file.name for file in folder.iterdir())})
-    content = _strict({**data.attrs, "metrics": metrics, "files": files})
+    checked = {"files": files, "sha256": sha256(folder / RESULT)}
+    content = _strict({**data.attrs, "metrics": metrics, **checked})
     summary = json.dumps(content, indent=1, allow_nan=False)
     for name, text in ((SUMMARY, summary), ("summary.txt", describe(data))):
         with atomic_write(folder / name) as temporary:
@@ -282,15 +149,10 @@ def _metrics(data: xr.Dataset) -> list[str]:
     ]
 
 
-def checkpoint_name(problem: Problem, solver: Solver, *arguments: Any) -> str:
-    """A file name that tells runs apart, so that none goes on from the checkpoint of another."""
-    text = json.dumps([dict(problem.facts), repr(solver), arguments], default=str, sort_keys=True)
-    return f"checkpoint-{hashlib.sha256(text.encode()).hexdigest()[:12]}.pt"
-
-
+@cache
 def _commit() -> dict[str, str]:
     """The commit of the source tree that runs, where it runs from one."""
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return {}
     try:

@@ -1,0 +1,15 @@
+"""Runs from a problem to a folder of results: one, or many."""
+
+from lmaps_science.runner.one import checkpoint_name, reconstruct
+from lmaps_science.runner.results import describe, metrics_table, write_results
+from lmaps_science.runner.signals import Sigterm, Terminated
+
+__all__ = [
+    "Sigterm",
+    "Terminated",
+    "checkpoint_name",
+    "describe",
+    "metrics_table",
+    "reconstruct",
+    "write_results",
+]

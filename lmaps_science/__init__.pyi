@@ -53,7 +53,10 @@ from .priors import (
 from .problems.black_hole.baselines import regularised_maximum_likelihood
 from .problems.black_hole.figures import plot_uv
 from .problems.black_hole.phantoms import BlackHoleImages
-from .runner import reconstruct
+from .runner import (
+    reconstruct,
+    reconstruct_many,
+)
 from .sampling import (
     InverseProblem,
     Result,
@@ -116,6 +119,7 @@ __all__ = [
     "read_netcdf",
     "read_uvfits",
     "reconstruct",
+    "reconstruct_many",
     "regularised_maximum_likelihood",
     "sample",
     "simulate_observation",

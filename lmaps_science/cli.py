@@ -1,4 +1,4 @@
-"""The command line: `lmaps run`, `simulate`, `info`, `problems`, `data`, `prior`.
+"""The command line: `lmaps run`, `batch`, `simulate`, `info`, `problems`, `data`, `prior`.
 
 Everything heavy is imported inside the commands, so that `lmaps --help` answers at once.
 """
@@ -115,6 +115,90 @@ def run(
     )
     typer.echo(describe(analysed))
     typer.echo(f"\nverdict: {analysed.attrs['verdict']}; written to {out}/")
+
+
+@app.command()
+@reported
+def batch(
+    card: Annotated[str, typer.Argument(help="A problem (see `lmaps problems`), or a YAML file.")],
+    out: Annotated[
+        str,
+        typer.Option(metavar="FOLDER", help="Gets a folder for each observation; made if missing."),
+    ],
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="A file, a folder, or a quoted pattern: 'obs/*.uvfits'; repeatable."),
+    ] = None,
+    listed: Annotated[
+        str | None,
+        typer.Option("--list", metavar="FILE", help="Text with a path or a pattern a line."),
+    ] = None,
+    each: Annotated[
+        str | None,
+        typer.Option(metavar="SERIES", help="slice, slice:0-9,12, phantom:0-99, or KEY:0-3."),
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="How many samples of each.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random numbers.")] = 0,
+    preset: Annotated[str | None, typer.Option(help="Which of the card's solvers.")] = None,
+    prior: Annotated[
+        str | None, typer.Option(help="A prior's file, or 'gaussian'; default: the card's.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the card; repeatable."),
+    ] = None,
+    batch_size: Annotated[
+        str | None,
+        typer.Option(help="Images side by side, or auto; default: the samples of an observation."),
+    ] = None,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Part of the work; default: SLURM's array.")
+    ] = None,
+    dask: Annotated[
+        str | None, typer.Option(help="A scheduler's address or file, or local (extra `dask`).")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = "auto",
+    each_sample: Annotated[
+        bool, typer.Option(help="Write each sample as FITS or NIfTI, too.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Tell nothing of progress.")] = False,
+) -> None:
+    """Reconstruct many observations: files, slices of a volume, numbered phantoms.
+
+    Each gets a folder with the files of `lmaps run`. The same command goes on after an
+    interruption: what is finished, with the same settings and a right checksum, is left alone;
+    what failed, and says why in failure.json, is tried again. Exit code 1 where any failed.
+
+    \b
+    lmaps batch black_hole/uvfits --data 'obs/*.uvfits' --out obs-results
+    lmaps batch mri/kspace --data volume.h5 --each slice --out volume
+    lmaps batch scattering/linear_360 --each phantom:0-99 --batch-size auto --out table
+    lmaps batch mri/kspace --list scans.txt --shard 3/8 --out scans
+    lmaps batch mri/kspace --list scans.txt --dask tcp://node1:8786 --out scans
+    """
+    from lmaps_science.runner import reconstruct_many
+
+    report = reconstruct_many(
+        card,
+        data or (),
+        out,
+        samples,
+        seed,
+        each=each,
+        listed=listed,
+        prior=prior,
+        overrides=_settings(settings),
+        preset=preset,
+        batch_size=_batch_size(batch_size),
+        device=device,
+        each_sample=each_sample,
+        shard=shard,
+        dask=dask,
+        progress=not quiet,
+    )
+    typer.echo(str(report))
+    if report.failed:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -350,6 +434,14 @@ def _settings(pairs: list[str] | None) -> dict[str, Any]:
             raise DataError(f"--set {key.strip()} was given twice: give one value.")
         settings[key.strip()] = value
     return settings
+
+
+def _batch_size(text: str | None) -> Any:
+    if text is None or text == "auto":
+        return text
+    if not text.isdecimal() or int(text) < 1:
+        raise typer.BadParameter(f"{text!r} is neither a number from 1 on nor auto.")
+    return int(text)
 
 
 def _own_images(path: Path, seed: int) -> tuple[Any, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -139,10 +140,18 @@ def settings(
     """
     content = {k: v for k, v in card.model_dump(mode="json").items() if k not in _TEXTS}
     files = {key: file["sha256"] for key, file in inputs["files"].items()}
-    found = {**_with_files(content, files), "solver": repr(solver)}
+    found = {**_with_files(content, files), "solver": _options(solver)}
     found |= {"data": files.get("data", inputs["data"])}
     found |= {"prior": inputs["prior"]} if "prior" in inputs else {}
     return {**found, "samples": n_samples, "seed": seed, "keys": list(keys)}
+
+
+def _options(part: Any) -> Any:
+    """A solver as a card would have it: its class, and all of its options."""
+    if dataclasses.is_dataclass(part) and not isinstance(part, type):
+        options = {f.name: _options(getattr(part, f.name)) for f in dataclasses.fields(part)}
+        return {"method": type(part).__name__, **options}
+    return part if isinstance(part, (str, int, float, bool, type(None))) else repr(part)
 
 
 def _with_files(content: Any, files: Mapping[str, str], key: str = "") -> Any:

@@ -9,13 +9,14 @@ import re
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from pydantic import Field, ValidationError, model_validator
 
 from lmaps_science.cards.methods import build_solver
 from lmaps_science.cards.sections import Section, prior_facts
+from lmaps_science.cards.series import Series
 from lmaps_science.io.files import DataError, shown, suggestion
 from lmaps_science.priors import Denoiser
 from lmaps_science.sampling import Solver
@@ -29,7 +30,13 @@ CardType = TypeVar("CardType", bound="Card")
 
 
 class Card(Section):
-    """What the cards of every kind hold."""
+    """What the cards of every kind hold.
+
+    Attributes:
+        series: by name, what `lmaps batch --each NAME` can run through.
+    """
+
+    series: ClassVar[Mapping[str, Series]] = {}
 
     kind: str = Field(description="Of problem; it decides the rest of the card's keys.")
     title: str = Field(description="One line for lists.")

@@ -112,7 +112,7 @@ def require_memory(path: str | os.PathLike[str], what: str, n_bytes: int) -> Non
             f"{path} declares {what}, {_amount(n_bytes)}, and has only {_amount(size)}: its header "
             "is damaged, or most of it was never written. Copy or download it again."
         )
-    free = _free_memory()
+    free = free_memory()
     if n_bytes > free:
         raise DataError(
             f"{path} holds {what}, {_amount(n_bytes)}, and {_amount(free)} of memory are free: "
@@ -128,7 +128,7 @@ def _amount(n_bytes: float) -> str:
     return f"{n_bytes:.0f} bytes"
 
 
-def _free_memory() -> float:
+def free_memory() -> float:
     """Bytes that can be allocated; where the system does not say, as much as one likes."""
     try:
         with open("/proc/meminfo", encoding="ascii") as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +63,8 @@ class Checkpoint:
         self.counts: dict[str, int] = {}
         self.seconds = 0.0
         self._batches: dict[int, dict[str, Any]] = {}
-        self._device = problem.like(1).device
-        if self.path is None:
-            return
-        self._key = f"{run} {_fingerprint(problem)}"
-        if not self.path.exists():
+        self._device, self._run, self._problem = problem.like(1).device, run, problem
+        if self.path is None or not self.path.exists():
             return
         advice = "Remove it, or give each run its own checkpoint file."
         saved = read_tensors(self.path, advice)
@@ -77,6 +75,11 @@ class Checkpoint:
             )
         self.counts, self.seconds = saved["counts"], saved["seconds"]
         self._batches = saved["batches"]
+
+    @cached_property
+    def _key(self) -> str:
+        """Costs a denoiser and an operator call: made when a file is read or written."""
+        return f"{self._run} {_fingerprint(self._problem)}"
 
     @property
     def levels(self) -> int:

@@ -37,7 +37,7 @@ def sample(
     trajectory: bool = False,
     callback: Callable[[int, State], None] | None = None,
     checkpoint: str | Path | None = None,
-    checkpoint_every: int = 10,
+    checkpoint_every: int | None = 10,
     autocast: torch.dtype | None = None,
 ) -> Result:
     """Run `solver` on `problem` for `n_samples` independent samples.
@@ -60,8 +60,9 @@ def sample(
         checkpoint: a file from which the same call goes on after an interruption, and from which
             it returns at once when the run was finished. The file stays: remove it when the result
             is safe.
-        checkpoint_every: levels between two checkpoints; there is one after 30 s, too, and when
-            the run is interrupted (KeyboardInterrupt).
+        checkpoint_every: levels between two checkpoints; there is one after 30 s, too, at the end,
+            and when the run is interrupted (KeyboardInterrupt). None: after 30 s and when
+            interrupted alone.
         autocast: run the denoiser in this dtype, e.g. `torch.bfloat16`.
 
     Raises:
@@ -98,8 +99,10 @@ def sample(
                     if callback is not None:
                         callback(i, state)
                     bar.step(sigma=f"{float(sigmas[i]):.3g}", misfit=f"{misfit.mean():.4g}")
-                    late = time.monotonic() - saved_at >= CHECKPOINT_SECONDS
-                    if late or track.level % checkpoint_every == 0 or track.level == levels:
+                    due = time.monotonic() - saved_at >= CHECKPOINT_SECONDS
+                    if checkpoint_every is not None:
+                        due |= track.level % checkpoint_every == 0 or track.level == levels
+                    if due:
                         store.save(first, track, spent, time.monotonic() - started)
                         saved_at = time.monotonic()
             except KeyboardInterrupt:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from types import TracebackType
 
 from tqdm.auto import tqdm
@@ -54,22 +55,41 @@ class Progress:
     def step(self, **facts: str) -> None:
         """One more step is done; `facts` say where the run stands."""
         self._done += 1
+        if self._done - self._first == 1:
+            self._warm = time.monotonic()
         self._bar.set_postfix(facts, refresh=False)
         self._bar.update()
+        self._line(facts)
+
+    def count(self, before: bool, **facts: str) -> None:
+        """One more step is done; one done `before` tells nothing of how long the others take."""
+        if not before:
+            return self.step(**facts)
+        self._done += 1
+        self._first += 1
+        if not self._bar.disable:
+            self._bar.initial += 1
+        self._bar.update()
+
+    def note(self, **facts: str) -> None:
+        """`facts` say where the run stands in the midst of a step."""
+        self._bar.set_postfix(facts, refresh=False)
+        self._bar.update(0)
+        self._line(facts)
+
+    def _line(self, facts: Mapping[str, str]) -> None:
         now, steps = time.monotonic(), self._done - self._first
-        if steps == 1:
-            self._warm = now
         if not self._lines or now < self._next:
             return
         self._next = now + self.SECONDS
-        # The first step loads and warms up more than the others, which tell the rest better.
-        each = now - self._started if steps == 1 else (now - self._warm) / (steps - 1)
         known = "".join(f", {key} {value}" for key, value in facts.items())
-        say(
-            f"{self._name}: {self._unit} {self._done} of {self._total}{known}; "
-            f"{duration(each)} a {self._unit}, about {duration(each * (self._total - self._done))} "
-            f"to go"
-        )
+        line = f"{self._name}: {self._unit} {self._done} of {self._total}{known}"
+        if steps:
+            # The first step loads and warms up more than the others, which tell the rest better.
+            each = now - self._started if steps == 1 else (now - self._warm) / (steps - 1)
+            rest = duration(each * (self._total - self._done))
+            line += f"; {duration(each)} a {self._unit}, about {rest} to go"
+        say(line)
 
     def __enter__(self) -> Progress:
         return self

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from pydantic import Field, FiniteFloat, PositiveFloat, field_validator
 
 from lmaps_science.cards.schema import Card
 from lmaps_science.cards.sections import NetworkSection, Section, fitting, network_prior
+from lmaps_science.cards.series import Series
 from lmaps_science.io import DataError, make_image
 from lmaps_science.io.images import MICROARCSECOND
 from lmaps_science.operators import Affine
@@ -94,6 +96,10 @@ class MisfitSection(Section):
 
 class BlackHoleCard(Card):
     """Imaging of a compact radio source from its closure quantities."""
+
+    series: ClassVar[Mapping[str, Series]] = {
+        "phantom": Series({"observation.image": "phantom:{}", "observation.seed": "{}"})
+    }
 
     kind: Literal["black_hole"]
     observation: Annotated[MeasuredSection | SimulatedSection, Field(discriminator="kind")]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from lmaps_science.cards.schema import Card
 from lmaps_science.cards.sections import NetworkSection, Section, fitting, network_prior
+from lmaps_science.cards.series import Series
 from lmaps_science.io import DataError
 from lmaps_science.misfit import GaussianMisfit
 from lmaps_science.operators import Affine
@@ -25,6 +27,7 @@ from lmaps_science.problems.mri.data import (
     MeasuredKSpace,
     Scan,
     SimulatedKSpace,
+    count_slices,
     measured,
     simulated,
 )
@@ -131,6 +134,11 @@ class GaussianSection(Section):
 
 class MRICard(Card):
     """Reconstruction of a complex image from undersampled multi-coil k-space."""
+
+    series: ClassVar[Mapping[str, Series]] = {
+        "slice": Series({"kspace.slice": "{}"}, count=count_slices),
+        "brain": Series({"kspace.image": "brain:{}", "kspace.seed": "{}"}),
+    }
 
     kind: Literal["mri"]
     kspace: Annotated[MeasuredKSpace | SimulatedKSpace, Field(discriminator="kind")]

@@ -22,7 +22,15 @@ from lmaps_science.cards.sections import (
 from lmaps_science.io import DataError, open_kspace
 from lmaps_science.physics import coils
 
-__all__ = ["NOISELESS", "MeasuredKSpace", "Scan", "SimulatedKSpace", "measured", "simulated"]
+__all__ = [
+    "NOISELESS",
+    "MeasuredKSpace",
+    "Scan",
+    "SimulatedKSpace",
+    "count_slices",
+    "measured",
+    "simulated",
+]
 
 # What stands for the noise of data without any, in units of the image: still far below what shows.
 NOISELESS = 1e-3
@@ -170,6 +178,15 @@ def measured(section: MeasuredKSpace, data: str | Path | None) -> Scan:
         sigma = NOISELESS * float(np.percentile(np.abs(reference), 99))
         scan = replace(scan, sigma=sigma, noise=None)
     return replace(scan, kspace=kspace, reference=reference, reference_maps=reference_maps)
+
+
+def count_slices(card: Any, data: str | Path | None) -> int:
+    """How many slices the file holds that a card of MRI, or `data`, names."""
+    section = card.kspace
+    if not isinstance(section, MeasuredKSpace):
+        raise DataError("--each slice needs a file of k-space: give --data, and a card for files.")
+    with open_kspace(section.path(data, "a file of k-space", "scan.h5")) as file:
+        return len(file)
 
 
 def simulated(section: SimulatedKSpace, data: str | Path | None) -> Scan:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from lmaps_science.cards.schema import Card
 from lmaps_science.cards.sections import NetworkSection, Section, fitting, network_prior
+from lmaps_science.cards.series import Series
 from lmaps_science.io import DataError
 from lmaps_science.misfit import GaussianMisfit
 from lmaps_science.operators import Affine, LinearOperator, Operator
@@ -115,6 +117,10 @@ class ScatteringCard(Card):
     `targets` are objects known to consist of discs, by name: that of the file of measured fields,
     without its suffix. They are drawn and measured, and never used to reconstruct.
     """
+
+    series: ClassVar[Mapping[str, Series]] = {
+        "phantom": Series({"observation.image": "phantom:{}", "observation.seed": "{}"})
+    }
 
     kind: Literal["scattering"]
     observation: Annotated[MeasuredFields | SimulatedFields, Field(discriminator="kind")]

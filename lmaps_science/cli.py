@@ -117,6 +117,12 @@ def run(
     typer.echo(f"\nverdict: {analysed.attrs['verdict']}; written to {out}/")
 
 
+def _batch_size(text: str) -> int | str:
+    if text != "auto" and not (text.isdecimal() and int(text)):
+        raise typer.BadParameter(f"{text!r} is neither a number from 1 on nor auto.")
+    return text if text == "auto" else int(text)
+
+
 @app.command()
 @reported
 def batch(
@@ -148,8 +154,12 @@ def batch(
         typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the card; repeatable."),
     ] = None,
     batch_size: Annotated[
-        str | None,
-        typer.Option(help="Images side by side, or auto; default: the samples of an observation."),
+        Any,
+        typer.Option(
+            metavar="N|auto",
+            parser=_batch_size,
+            help="Images side by side; auto: as many as fit; default: an observation's samples.",
+        ),
     ] = None,
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="Part of the work; default: SLURM's array.")
@@ -161,6 +171,7 @@ def batch(
     each_sample: Annotated[
         bool, typer.Option(help="Write each sample as FITS or NIfTI, too.")
     ] = False,
+    figures: Annotated[bool, typer.Option(help="Draw figure.png and samples.png of each.")] = True,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Tell nothing of progress.")] = False,
 ) -> None:
     """Reconstruct many observations: files, slices of a volume, numbered phantoms.
@@ -189,9 +200,10 @@ def batch(
         prior=prior,
         overrides=_settings(settings),
         preset=preset,
-        batch_size=_batch_size(batch_size),
+        batch_size=batch_size,
         device=device,
         each_sample=each_sample,
+        figures=figures,
         shard=shard,
         dask=dask,
         progress=not quiet,
@@ -434,14 +446,6 @@ def _settings(pairs: list[str] | None) -> dict[str, Any]:
             raise DataError(f"--set {key.strip()} was given twice: give one value.")
         settings[key.strip()] = value
     return settings
-
-
-def _batch_size(text: str | None) -> Any:
-    if text is None or text == "auto":
-        return text
-    if not text.isdecimal() or int(text) < 1:
-        raise typer.BadParameter(f"{text!r} is neither a number from 1 on nor auto.")
-    return int(text)
 
 
 def _own_images(path: Path, seed: int) -> tuple[Any, Any]:

@@ -207,7 +207,7 @@ def test_progress_in_logs_and_quietly(tmp_path, monkeypatch):
     monkeypatch.setattr(Progress, "FIRST", 0.0)
     command = [*M87, *QUICK, "--samples", 1, "--out"]
     loud = lmaps(*command, tmp_path / "a").stderr
-    assert re.search(r"LMAPS: level 1 of 3, .* s a level, about [\d.]+ s to go", loud)
+    assert re.search(r"LMAPS: level 1 of 3, .* s each, about [\d.]+ s to go", loud)
     quiet = lmaps(*command, tmp_path / "b", "--quiet").stderr
     assert "level" not in quiet.split("presets")[1]
 

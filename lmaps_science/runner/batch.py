@@ -19,6 +19,7 @@ from lmaps_science.cards.inputs import differences, identity, made_from, setting
 from lmaps_science.cards.load import build_problem, find_device
 from lmaps_science.cards.problem import Problem
 from lmaps_science.cards.sections import NetworkSection
+from lmaps_science.io import read_netcdf
 from lmaps_science.io.files import DataError, atomic_write, sha256
 from lmaps_science.io.folders import RESULT, SUMMARY, results_folder
 from lmaps_science.priors import Denoiser
@@ -56,17 +57,22 @@ def _settings(batch: Batch, observation: Observation) -> dict[str, Any]:
     return settings(card, inputs, card.solver(), batch.samples, batch.seed, keys)
 
 
-def _summary(folder: Path) -> dict[str, Any]:
+def _known(folder: Path) -> dict[str, Any]:
+    """What the result there says of itself, in its summary or, where that is missing, within."""
     try:
         found = json.loads((folder / SUMMARY).read_text("utf-8"))
+        return found if isinstance(found, dict) else {}
     except (OSError, ValueError, RecursionError):
+        pass
+    try:
+        return dict(read_netcdf(folder / RESULT).attrs)
+    except DataError:  # none, or none of ours
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _finished(folder: Path, settings: Mapping[str, Any]) -> bool:
     """Whether the folder holds the result of these settings, whole."""
-    known = _summary(folder)
+    known = _known(folder)
     if known.get("identity") != identity(settings) or not (folder / RESULT).is_file():
         return False
     return bool(known.get("sha256") == sha256(folder / RESULT))
@@ -80,7 +86,7 @@ def check_settings(batch: Batch, observations: Sequence[Observation]) -> None:
     """
     for observation in observations:
         folder = batch.folder(observation)
-        known = _summary(folder).get("settings")
+        known = _known(folder).get("settings")
         if known is None and not (folder / RESULT).exists():
             continue
         if not isinstance(known, dict):
@@ -207,7 +213,7 @@ def _write(batch: Batch, observation: Observation, problem: Problem, result: Res
     data.attrs |= run_facts(problem, problem.solver, batch.samples, batch.seed)
     data.attrs |= {"observation_name": observation.name, "each": dict(observation.each)}
     with results_folder(folder, force=True) as staging:
-        write_results(staging, data, batch.each_sample)
+        write_results(staging, data, batch.each_sample, batch.figures)
     (folder / FAILURE).unlink(missing_ok=True)
 
 

@@ -16,6 +16,7 @@ from lmaps_science.sampling.progress import Progress
 __all__ = ["by_workers"]
 
 RETRIES = 3  # of a group whose worker was lost
+SECONDS = 30.0  # for a scheduler to answer
 
 
 def by_workers(
@@ -94,7 +95,7 @@ def _client(where: str) -> Iterator[Any]:
         return
     named = {"scheduler_file": where} if Path(where).is_file() else {"address": where}
     try:
-        client = Client(**named, timeout=30)
+        client = Client(**named, timeout=SECONDS)
     except (OSError, ValueError) as error:
         raise DataError(
             f"--dask {where}: no scheduler answers there ({error}). Give its address, e.g. "

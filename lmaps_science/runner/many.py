@@ -62,6 +62,7 @@ def reconstruct_many(
     batch_size: int | Literal["auto"] | None = None,
     device: str = "auto",
     each_sample: bool = False,
+    figures: bool = True,
     shard: str | None = None,
     dask: str | None = None,
     progress: bool = True,
@@ -85,6 +86,7 @@ def reconstruct_many(
         batch_size: images side by side; observations that fit together share a network batch.
             "auto" measures how many fit into the device's memory. Default: the samples of one
             observation.
+        figures: draw figure.png and samples.png, a second or two for each observation.
         shard: "i/n": part i of n of the work, i from 1; default: that of the SLURM array task in
             which this runs, if any. Parts need not know of each other.
         dask: the address of a Dask scheduler, the path of its file, or "local" for workers on this
@@ -109,6 +111,7 @@ def reconstruct_many(
         samples=n_samples,
         seed=seed,
         each_sample=each_sample,
+        figures=figures,
     )
     found = find_observations(batch, [os.fspath(path) for path in patterns], listed, each)
     if batch_size == "auto":

@@ -40,6 +40,7 @@ def largest_batch(batch: Batch, observations: Sequence[Observation], tell: bool 
         try:
             twice = _level(problem, 2 * size)
         except (torch.OutOfMemoryError, MemoryError):
+            found = size
             break
         each = max(twice - used, 1) / size
         size, used = 2 * size, twice

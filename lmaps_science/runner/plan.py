@@ -54,6 +54,7 @@ class Batch:
         card, prior, overrides, preset, device: as in `load_problem`.
         out: folder that gets a folder for each observation.
         samples, seed, each_sample: as in `reconstruct`.
+        figures: whether to draw them.
         size: images side by side; None: the samples of one observation.
     """
 
@@ -66,6 +67,7 @@ class Batch:
     samples: int = 4
     seed: int = 0
     each_sample: bool = False
+    figures: bool = True
     size: int | None = None
 
     def folder(self, observation: Observation) -> Path:
@@ -116,7 +118,8 @@ def find_observations(
     files: list[str | None] = [path for text, base in patterns for path in _matches(text, base)]
     twice = [str(path) for path, times in Counter(files).items() if times > 1]
     if twice:
-        raise DataError(f"given twice: {names(sorted(twice))}. Give each file once.")
+        told = names(sorted(Path(path).name for path in twice))
+        raise DataError(f"given twice: {told}. Give each file once.")
     if not files and (data or listed is not None):
         raise DataError(f"{listed} names no file: write a path a line.")
     if not files and each is None:
@@ -130,6 +133,10 @@ def find_observations(
         series = [{"each": {}, "overrides": {}}] if each is None else expand(each, card, file)
         for item in series:
             found.append(_observation(file, stems.get(file or ""), item, series))
+    both = set(found[0].overrides) & set(batch.overrides)
+    if both:
+        raise DataError(f"--each {each} sets {names(sorted(both))}, which --set sets, too.")
+    batch.card_of(found[0])  # a mistake in the series would else be each observation's failure
     return found
 
 
@@ -154,12 +161,21 @@ def _names(files: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for depth in range(1, 64):
         left = [file for file in files if file not in found]
-        chosen = {file: "-".join([*Path(file).parts[-depth:-1], Path(file).stem]) for file in left}
+        chosen = {file: _plain("-".join(_last(Path(file), depth))) for file in left}
         taken = Counter(name.lower() for name in (*chosen.values(), *found.values()))
         found |= {file: name for file, name in chosen.items() if taken[name.lower()] == 1}
         if len(found) == len(files):
             break
-    return {file: found.get(file, Path(file).name) for file in files}
+    return {file: found.get(file) or _plain(file) for file in files}
+
+
+def _last(path: Path, depth: int) -> list[str]:
+    return [*path.parts[-depth:-1], path.stem]
+
+
+def _plain(name: str) -> str:
+    """A name that every file system takes."""
+    return re.sub(r"[^\w.+-]+", "_", name).lstrip(".") or "_"
 
 
 def _observation(
@@ -167,11 +183,11 @@ def _observation(
 ) -> Observation:
     width = max((len(str(n)) for other in series for n in other["each"].values()), default=1)
     parts = [f"{word.rsplit('.', 1)[-1]}{n:0{width}d}" for word, n in item["each"].items()]
-    name = re.sub(r"[^\w.+-]+", "_", "-".join([*([stem] if stem else []), *parts])).lstrip(".")
+    name = "-".join([*([stem] if stem else []), *map(_plain, parts)])
     there = file is not None and Path(file).exists()
     content = f"{fingerprint(file) if file and there else file} {sorted(item['each'].items())}"
     key = int(hashlib.sha256(content.encode()).hexdigest()[:8], 16)
-    return Observation(name or "observation", file, item["each"], item["overrides"], key)
+    return Observation(name, file, item["each"], item["overrides"], key)
 
 
 def shard_of(text: str | None) -> tuple[int, int]:

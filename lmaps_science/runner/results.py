@@ -104,17 +104,20 @@ def _paragraph(title: str, lines: Iterable[str]) -> list[str]:
 # ---------------------------------------------------------------- files
 
 
-def write_results(folder: Path, data: xr.Dataset, each_sample: bool = False) -> None:
+def write_results(
+    folder: Path, data: xr.Dataset, each_sample: bool = False, figures: bool = True
+) -> None:
     """Write an analysed result: everything as NetCDF, images in the field's format, a summary.
 
-    `result.nc` (for `read_netcdf`), `figure.png` and, of several samples, `samples.png`,
-    `summary.txt`, `summary.json`, and what the field's `export` writes of the mean and, with
-    `each_sample`, of the samples. The summary lists all files that are in the folder then, and the
-    checksum of `result.nc`; a number that is not finite is null in it.
+    `result.nc` (for `read_netcdf`), with `figures` also `figure.png` and, of several samples,
+    `samples.png`; `summary.txt`, `summary.json`, and what the field's `export` writes of the mean
+    and, with `each_sample`, of the samples. The summary lists all files that are in the folder
+    then, and the checksum of `result.nc`; a number that is not finite is null in it.
     """
     data.attrs.update(_commit())
-    plot_reconstruction(data, path=folder / "figure.png")
-    if data.sizes["sample"] > 1:
+    if figures:
+        plot_reconstruction(data, path=folder / "figure.png")
+    if figures and data.sizes["sample"] > 1:
         plot_samples(data, path=folder / "samples.png")
     write_netcdf(folder / RESULT, data)
     find_kind(data.attrs["kind"], "result").write(folder, data, each_sample)

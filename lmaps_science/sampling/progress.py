@@ -88,7 +88,7 @@ class Progress:
             # The first step loads and warms up more than the others, which tell the rest better.
             each = now - self._started if steps == 1 else (now - self._warm) / (steps - 1)
             rest = duration(each * (self._total - self._done))
-            line += f"; {duration(each)} a {self._unit}, about {rest} to go"
+            line += f"; {duration(each)} each, about {rest} to go"
         say(line)
 
     def __enter__(self) -> Progress:

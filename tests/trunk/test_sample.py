@@ -702,9 +702,9 @@ def test_progress_in_logs(monkeypatch, capsys, tmp_path):
     lines = said.err.splitlines()
     assert said.out == ""
     assert lines[0].startswith("LMAPS: level 1 of 12, sigma ")
-    assert lines[0].endswith("; 25 s a level, about 4 min 35 s to go")
+    assert lines[0].endswith("; 25 s each, about 4 min 35 s to go")
     assert [line.split()[2] for line in lines] == ["1", "4", "7"]
-    assert lines[1].endswith("; 25 s a level, about 3 min 20 s to go")
+    assert lines[1].endswith("; 25 s each, about 3 min 20 s to go")
     sample(linear_problem(), lmaps(), **options)
     assert capsys.readouterr().err.startswith("LMAPS: resuming at level 9 of 12\n")
     sample(linear_problem(), lmaps(), progress=False)

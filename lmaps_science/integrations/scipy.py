@@ -92,7 +92,7 @@ def from_scipy(
         complex_image: the matrix acts on complex images (H, W).
 
     Raises:
-        DataError: no shape of the images, one that does not fit, or a wrong adjoint.
+        DataError: no shape of the images, one that does not fit, or no adjoint or a wrong one.
 
     Example:
         operator = from_scipy(scipy.sparse.load_npz("system.npz"), (1, 64, 64))
@@ -138,6 +138,13 @@ class _FromMatrix(ArrayOperator):
         self, matrix: Matrix, image: tuple[int, ...], data: tuple[int, ...], complex_image: bool
     ):
         self.matrix, self.rows_shape = matrix, data
+        try:  # (by `rmatvec`, whose error says so; that of `rmatmat` does not)
+            matrix.rmatvec(np.zeros(matrix.shape[0], matrix.dtype))
+        except NotImplementedError as error:
+            raise DataError(
+                f"from_scipy: {matrix!r} has no transpose ({error}). Give it one, e.g. "
+                "LinearOperator(shape, matvec=forward, rmatvec=adjoint)."
+            ) from error
         super().__init__("from_scipy", image, complex_image)
 
     def _apply(self, x: np.ndarray) -> np.ndarray:

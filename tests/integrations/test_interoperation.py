@@ -1,16 +1,21 @@
 """The examples of docs/interoperation.md run as they stand, where their package is installed."""
 
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from lmaps_science.integrations.deepinv import as_reconstructor, from_deepinv, to_deepinv
+from lmaps_science.operators import Affine
+from lmaps_science.solvers import LMAPS
+
 GUIDE = (Path(__file__).parents[2] / "docs" / "interoperation.md").read_text("utf-8")
 EXAMPLES = dict(re.findall(r"```python (\w+)\n(.*?)```", GUIDE, re.DOTALL))
 
 
-def run(package, capsys=None):
+def run(package):
     """Names that the example leaves."""
     try:
         __import__(package)
@@ -19,6 +24,18 @@ def run(package, capsys=None):
     found: dict = {}
     exec(compile(EXAMPLES[package], f"interoperation.md, {package}", "exec"), found)
     return found
+
+
+def test_missing_deepinv_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "deepinv", None)
+    operator = Affine(0.5, 1.0, (1, 6, 5))
+    for call in (
+        lambda: to_deepinv(operator),
+        lambda: from_deepinv(operator),
+        lambda: as_reconstructor(LMAPS(), None),
+    ):
+        with pytest.raises(ImportError, match=r"needs DeepInverse: pip install .*\[deepinv\]"):
+            call()
 
 
 def test_deepinv(capsys):

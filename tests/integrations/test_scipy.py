@@ -194,6 +194,8 @@ def test_what_does_not_fit_is_refused():
         from_scipy(sparse, (1, 6, 5), complex_image=True)
     with pytest.raises(DataError, match=r"data_shape .* has product 12"):
         from_scipy(sparse, (1, 6, 5), data_shape=(3, 4))
+    with pytest.raises(DataError, match=r"has no transpose .* rmatvec=adjoint"):
+        from_scipy(Matrix(sparse.shape, matvec=lambda x: sparse @ x), (1, 6, 5))
     wrong = Matrix(
         sparse.shape, matvec=lambda x: sparse @ x, rmatvec=lambda y: 1.01 * (sparse.T @ y)
     )

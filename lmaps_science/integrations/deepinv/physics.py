@@ -218,12 +218,7 @@ class _FromPhysics(Operator):
 
     def __init__(self, physics: Any, image_shape: tuple[int, ...], batch: int | None = None):
         self.physics, self.image_shape = physics, image_shape
-        try:
-            y = self._probe(1)
-        except (RuntimeError, ValueError, AssertionError):  # parameters for more images than one
-            if batch is None:
-                raise
-            y = self._probe(batch)
+        y = self._first_data(batch)
         if not isinstance(y, Tensor):
             raise DataError(
                 f"from_deepinv: {type(physics).__name__} gives data as {type(y).__name__}, "
@@ -231,6 +226,20 @@ class _FromPhysics(Operator):
             )
         self.data_shape, self.items = tuple(y.shape[1:]), len(y)
         self.batch = self.items if self.items > 1 else None
+
+    def _first_data(self, batch: int | None) -> Any:
+        """Of one image, or of the whole `batch` where the physics has parameters for so many."""
+        errors = []
+        for images in (1, *([batch] if batch else [])):
+            try:
+                return self._probe(images)
+            except (RuntimeError, ValueError, AssertionError) as error:
+                errors.append(error)
+        raise DataError(
+            f"from_deepinv: {type(self.physics).__name__} fails for images of {self.image_shape}: "
+            f"{str(errors[-1]) or type(errors[-1]).__name__}. Give the shape that it takes, e.g. "
+            "image_shape=(1, 64, 64), and batch=N where its parameters are for N images."
+        ) from errors[-1]
 
     def _probe(self, batch: int) -> Any:
         """The data of random images."""

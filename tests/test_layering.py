@@ -27,7 +27,7 @@ LEVELS = [  # modules and sub-packages, each one unit; siblings on a level do no
 LEVEL_OF = {unit: level for level, units in enumerate(LEVELS) for unit in units}
 OPTIONAL = {
     "accelerate", "dask", "deepinv", "diffusers", "distributed", "ehtim", "finufft", "hydra",
-    "ismrmrd", "lmdb", "nibabel", "sigpy",
+    "ismrmrd", "lmdb", "nibabel", "pylops", "sigpy",
 }  # fmt: skip
 # Importing the package must stay quick and need no display: these, too, wait until they are used.
 SLOW = {"astropy", "IPython", "matplotlib", "pooch"}

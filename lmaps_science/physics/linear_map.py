@@ -18,10 +18,15 @@ class LinearMap(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, apply: Callable, transpose: Callable) -> Tensor:
+    def forward(x: Tensor, apply: Callable, transpose: Callable) -> Tensor:
         """`apply(x)`."""
-        ctx.maps = transpose, apply
         return apply(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Keeps the two maps. Apart from `forward`, so that `torch.func` can use it."""
+        _, apply, transpose = inputs
+        ctx.maps = transpose, apply
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:

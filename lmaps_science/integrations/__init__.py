@@ -1,0 +1,1 @@
+"""Other packages' operators, solvers and benchmarks, to and fro; each module needs its package."""

@@ -76,6 +76,11 @@ class BlackHoleProblem(Problem):
             values |= self._against(self.truth.values, images)
         return {name: value.cpu().double().numpy() for name, value in values.items()}
 
+    def with_data(self, data: torch.Tensor) -> BlackHoleProblem:
+        """The same problem with other closure quantities (1, n), like `misfit.data`."""
+        closures = self.closures.with_data(data)
+        return self._changed(misfit=self.misfit.with_data(data), closures=closures)
+
     def _against(self, truth: np.ndarray, images: np.ndarray) -> dict[str, torch.Tensor]:
         mode, flux = self.metrics_mode, (truth[None] / truth.max()).sum()
         # The benchmark scores images as they come out: their unit is meant to be the true peak.

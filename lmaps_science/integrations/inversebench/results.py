@@ -89,7 +89,8 @@ def compare(
         data: as for `read_results`.
 
     Returns:
-        A dataset over `method` and `item`; NaN where a method has no result of an item. A note
+        A dataset over `method` and `item`; NaN where a method has no result of an item. One method
+        is `scores.sel({"method": "DPS"})` (xarray has other uses for `sel(method=...)`). A note
         says for which items the methods saw different observations: the program draws the noise
         anew in each run.
 
@@ -114,7 +115,7 @@ def compare(
                        combine_attrs="drop")  # fmt: skip
     for name, variable in merged.data_vars.items():
         variable.attrs = next(scores[name].attrs for scores in each if name in scores)
-    merged["method"] = list(found)
+    merged = merged.assign_coords(method=list(found))
     notes = [f"{name}: {note}" for name, s in found.items() for note in s.attrs["notes"]]
     merged.attrs = {
         "kind": next(iter(of.values())),

@@ -309,8 +309,9 @@ class Evaluator:
     def compute(self) -> dict[str, float]:
         """Mean and standard deviation (`NAME_std`, of the population) over the items so far."""
         found = {}
-        for name, values in self.metric_state.items():
-            found[name], found[f"{name}_std"] = float(np.mean(values)), float(np.std(values))
+        with np.errstate(invalid="ignore"):  # the spread of infinite values, of perfect images
+            for name, values in self.metric_state.items():
+                found[name], found[f"{name}_std"] = float(np.mean(values)), float(np.std(values))
         return found
 
 

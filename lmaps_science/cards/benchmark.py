@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch.nn.functional as F
@@ -14,6 +14,9 @@ import xarray as xr
 from torch import Tensor
 
 from lmaps_science.metrics import psnr, ssim
+
+if TYPE_CHECKING:
+    from lmaps_science.cards.problem import Problem
 
 __all__ = ["BenchmarkScores", "Metric", "SavedResult", "Scores", "benchmark_psnr", "benchmark_ssim"]
 
@@ -99,6 +102,14 @@ class BenchmarkScores(ABC):
     @abstractmethod
     def of_result(data: xr.Dataset) -> Scores:
         """The same scores of a result of this package (`result.nc`) whose truth is known."""
+
+    @staticmethod
+    def unpacked(saved: SavedResult, problem: Problem) -> tuple[Tensor, np.ndarray]:
+        """The observation, like the problem's `misfit.data`, and the truth in its units.
+
+        With any axes, so long as there are as many numbers in the same order.
+        """
+        return saved.observation, saved.target.numpy()
 
     def root(self, section: str) -> Path:
         """The folder of data: the one given, else `root` in a section of the settings."""

@@ -332,7 +332,10 @@ def change(folder: Path, **parts) -> None:
         (empty, r"result_1.pt is empty"),
         (run_code, r"result_1.pt was refused.*more than tensors"),
         (lambda f: change(f, recon=None), r"result_1.pt lacks the tensor\(s\) recon"),
-        (lambda f: torch.save([1], f / "result_1.pt"), "lacks the tensor.*observation, recon"),
+        (
+            lambda f: torch.save([1], f / "result_1.pt"),
+            "lacks the tensor.*recon, target, observation",
+        ),
         (lambda f: change(f, recon=torch.ones(32, 32)), r"recon has shape \(32, 32\)"),
         (lambda f: change(f, target=torch.ones(2, 1, 32, 32)), r"target \(2, 1, 32, 32\)"),
         (lambda f: change(f, observation=torch.full((1, 8, 40), torch.nan)), "not finite"),

@@ -19,7 +19,6 @@ Source: Zheng et al. 2025, InverseBench (ICLR 2025).
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,11 +27,10 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from torch import Tensor
 
 from lmaps_science.cards.benchmark import BenchmarkScores, Metric, Scores
 from lmaps_science.cards.registry import find_kind, kinds
-from lmaps_science.integrations.inversebench.saved import SavedRun, is_saved_run
+from lmaps_science.integrations.inversebench.saved import SavedRun, digest, is_saved_run
 from lmaps_science.integrations.inversebench.tables import benchmark_tables
 from lmaps_science.io.files import DataError, names
 from lmaps_science.io.results import read_netcdf, require_result
@@ -143,7 +141,7 @@ def _program(run: SavedRun, data: Path | None) -> xr.Dataset:
                 f"{error}"
             ) from error
         samples.append(len(saved.recon))
-        observations.append(_digest(saved.observation))
+        observations.append(digest(saved.observation))
     attrs = {
         "algorithm": run.algorithm,
         "problem": str(run.problem.get("name", "?")),
@@ -172,12 +170,6 @@ def _scores_for(run: SavedRun) -> tuple[str, type[BenchmarkScores]]:
         f"{run.folder}: its operator is {run.operator or 'unknown'}, and results are scored of "
         f"{names(scores.operator for scores in known.values() if scores)} alone."
     )
-
-
-def _digest(observation: Tensor) -> str:
-    """What tells observations apart."""
-    values = np.ascontiguousarray(observation.resolve_conj().numpy())
-    return hashlib.sha256(values.tobytes()).hexdigest()[:12]
 
 
 # ---------------------------------------------------------------- ours
@@ -232,7 +224,8 @@ def _own(folder: Path, paths: Sequence[Path]) -> xr.Dataset:
         "notes": [],
     }
     samples = [result.sizes["sample"] for result in results]
-    return _dataset(scores, items, found, samples, [""] * len(items), attrs)
+    observations = [str(result.attrs.get("saved_observation", "")) for result in results]
+    return _dataset(scores, items, found, samples, observations, attrs)
 
 
 # ---------------------------------------------------------------- datasets

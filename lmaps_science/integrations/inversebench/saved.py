@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,10 +19,10 @@ from lmaps_science.io.id_lists import parse_ids
 from lmaps_science.io.pytorch import read_tensors
 from lmaps_science.io.yaml_text import read_yaml
 
-__all__ = ["SavedRun", "is_saved_run"]
+__all__ = ["SavedRun", "digest", "is_saved_run", "read_saved"]
 
 _FILE = re.compile(r"result_(\d{1,9})\.pt")
-_PARTS = ("observation", "recon", "target")
+_PARTS = ("recon", "target", "observation")
 
 
 def is_saved_run(folder: Path) -> bool:
@@ -133,32 +135,44 @@ class SavedRun:
 
     def read(self, item: int) -> SavedResult:
         """The result of one item; DataError as above."""
-        path = self.folder / f"result_{item}.pt"
-        content = read_tensors(
-            path, f"Remove it and run that item again, problem.data.id_list={item}."
+        found = read_saved(self.folder / f"result_{item}.pt")
+        return replace(found, item=item, entry=self.entry(item))
+
+
+def digest(observation: Tensor) -> str:
+    """Twelve digits that tell observations apart."""
+    values = np.ascontiguousarray(observation.resolve_conj().cpu().numpy())
+    return hashlib.sha256(values.tobytes()).hexdigest()[:12]
+
+
+def read_saved(path: Path) -> SavedResult:
+    """The result in a file `result_{id}.pt`.
+
+    Raises:
+        DataError: no such file; one that is damaged, or holds something else.
+    """
+    match = _FILE.fullmatch(path.name)
+    item = int(match[1]) if match else 0
+    content = read_tensors(path, f"Remove it and run that item again, problem.data.id_list={item}.")
+    lacking = [
+        n
+        for n in _PARTS
+        if not isinstance(content, Mapping) or not isinstance(content.get(n), Tensor)
+    ]
+    if lacking:
+        raise DataError(
+            f"{path} lacks the tensor(s) {names(lacking)}: it is no result of InverseBench's "
+            "program."
         )
-        lacking = [
-            n for n in _PARTS
-            if not isinstance(content, Mapping) or not isinstance(content.get(n), Tensor)
-        ]  # fmt: skip
-        if lacking:
-            raise DataError(
-                f"{path} lacks the tensor(s) {names(lacking)}: it is no result of InverseBench's "
-                "program."
-            )
-        recon, target, observation = (
-            content[n].detach() for n in ("recon", "target", "observation")
+    recon, target, observation = (content[name].detach() for name in _PARTS)
+    if target.ndim == 3:
+        target = target[None]
+    if recon.ndim != 4 or target.shape != (1, *recon.shape[1:]) or recon.is_complex():
+        raise DataError(
+            f"{path}: recon has shape {tuple(recon.shape)} and target {tuple(target.shape)}; "
+            "expected (samples, C, H, W) and (1, C, H, W), real."
         )
-        if target.ndim == 3:
-            target = target[None]
-        if recon.ndim != 4 or target.shape != (1, *recon.shape[1:]) or recon.is_complex():
-            raise DataError(
-                f"{path}: recon has shape {tuple(recon.shape)} and target {tuple(target.shape)}; "
-                "expected (samples, C, H, W) and (1, C, H, W), real."
-            )
-        broken = [
-            n for n in ("target", "observation") if not bool(torch.isfinite(content[n]).all())
-        ]
-        if broken:
-            raise DataError(f"{path}: {names(broken)} holds values that are not finite.")
-        return SavedResult(item, self.entry(item), recon, target, observation)
+    broken = [n for n in ("target", "observation") if not bool(torch.isfinite(content[n]).all())]
+    if broken:
+        raise DataError(f"{path}: {names(broken)} holds values that are not finite.")
+    return SavedResult(item, item, recon, target, observation)

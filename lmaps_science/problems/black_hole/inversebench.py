@@ -20,10 +20,12 @@ from lmaps_science.cards.benchmark import (
     Scores,
     benchmark_psnr,
 )
+from lmaps_science.cards.problem import Problem
 from lmaps_science.io import DataError, pixel_size_rad, read_image, read_uvfits
 from lmaps_science.io._ehtim import import_ehtim, quiet
 from lmaps_science.io.images import MICROARCSECOND
 from lmaps_science.problems.black_hole.metrics import image_scores
+from lmaps_science.problems.black_hole.problem import BlackHoleProblem
 
 __all__ = ["BlackHoleScores"]
 
@@ -110,6 +112,18 @@ class BlackHoleScores(BenchmarkScores):
         )
         benchmark |= _program_psnrs(recon, target, pixel)
         return Scores(benchmark, corrected | _against(truth, images, pixel))
+
+    @staticmethod
+    def unpacked(saved: SavedResult, problem: Problem) -> tuple[Tensor, np.ndarray]:
+        """Closure quantities, which follow the amplitudes, and the image with the known flux."""
+        packed, n = saved.observation.flatten(), problem.misfit.data.shape[1]
+        if not isinstance(problem, BlackHoleProblem):
+            raise ValueError(f"{problem.name} is no problem of closure quantities")
+        end = len(packed) - (problem.closures.flux is None)
+        if end - n != 2 * problem.observation.sizes["vis"]:
+            raise ValueError(f"{len(packed)} numbers do not come from these baselines")
+        target, flux = saved.target.numpy(), problem.flux
+        return packed[end - n : end], target if flux is None else target * (flux / target.sum())
 
     def _benchmark_psnrs(self, recon: Tensor, target: Tensor) -> dict[str, float]:
         if np.isfinite(self._pixel_uas):

@@ -20,6 +20,7 @@ from lmaps_science.cards.benchmark import (
     benchmark_psnr,
     benchmark_ssim,
 )
+from lmaps_science.cards.problem import Problem
 from lmaps_science.io import DataError, open_kspace, read_npy
 from lmaps_science.physics.mri import MultiCoilMRI
 from lmaps_science.physics.sampling import line_mask
@@ -67,6 +68,12 @@ class MRIScores(BenchmarkScores):
         """The same of a `result.nc`."""
         recon, truth = (torch.as_tensor(data[n].values).double() for n in ("image", "truth"))
         return _scores(recon, truth[None], (data["data_misfit"].values, None))
+
+    @staticmethod
+    def unpacked(saved: SavedResult, problem: Problem) -> tuple[Tensor, np.ndarray]:
+        """Complex k-space, and the image, both in units of its 99th percentile."""
+        kspace = torch.view_as_complex(saved.observation.double().contiguous())
+        return kspace, saved.target.numpy()
 
     def _mask(self, shape: tuple[int, int]) -> np.ndarray:
         """Which samples were kept, (H, W)."""

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -36,7 +37,7 @@ from lmaps_science.integrations.inversebench.results import (
 from lmaps_science.integrations.inversebench.saved import SavedRun
 from lmaps_science.io import DataError, read_netcdf, write_netcdf
 from lmaps_science.physics.sampling import line_mask
-from lmaps_science.problems.mri.inversebench import BATCH, _as_the_program
+from lmaps_science.problems.mri.inversebench import BATCH, MRIScores, _as_the_program
 from lmaps_science.sampling import sample as run
 from lmaps_science.solvers import DPS
 
@@ -282,6 +283,68 @@ def test_without_the_data_set_there_is_no_misfit(tmp_path):
     assert "no coil maps of shape (3, 32, 32)" in read_results(folder, data=other).attrs["notes"][0]
 
 
+def write_hdf5(folder, side=32, names=("a_T2", "b_T2")):
+    """fastMRI's k-space and, beside it, a folder of maps; 11 and 12 slices, each of its own."""
+    root = folder / "val_sens_maps_espirit"
+    for path in (root, folder / "val"):
+        path.mkdir(parents=True)
+    for k, name in enumerate(names):
+        shape = (11 + k, 3, side, side)
+        values = np.random.default_rng(k).normal(size=(2, *shape)).astype(np.float32)
+        for path, part, array in (
+            (root, "s_maps", values[0] + 1j * values[1]),
+            (folder / "val", "kspace", values[1] - 1j * values[0]),
+        ):
+            with h5py.File(path / f"{name}.h5", "w") as file:
+                file[part] = array.astype(np.complex64)
+    return root
+
+
+HDF5 = {"_target_": "training.dataset.MultiCoilMRIData", "root": "data/val_sens_maps_espirit"}
+
+
+@pytest.mark.parametrize("entry", [0, 1, 2])
+def test_maps_of_its_hdf5_files(entry, tmp_path):
+    """Entry 0 is slice 5 of the first file, entries 1 and 2 slices 5 and 6 of the second."""
+    root = write_hdf5(tmp_path / "data")
+    folder = write_run(tmp_path, "mri", range(entry, entry + 1), data=HDF5)
+    data = read_results(folder)
+    assert data.attrs["notes"] == []
+    with h5py.File(sorted(root.iterdir())[min(entry, 1)]) as file:
+        own = file["s_maps"][[5, 5, 6][entry]]
+    item = saved("mri", entry)
+    image = item["recon"][0, 0].numpy() + 1j * item["recon"][0, 1].numpy()
+    k = np.fft.fft2(np.fft.ifftshift(own * image, axes=(1, 2)), norm="ortho")
+    difference = line_mask((32, 32), 4) * np.fft.fftshift(k, axes=(1, 2))
+    difference = difference - torch.view_as_complex(item["observation"])[0].numpy()
+    expected = np.linalg.norm(difference)
+    assert float(data["benchmark_data_misfit"][0]) == pytest.approx(expected, rel=1e-6)
+
+
+def test_entries_that_its_hdf5_files_lack(tmp_path):
+    write_hdf5(tmp_path / "data", names=("brain_a_T1", "brain_b_T2"))
+    found = [
+        read_results(write_run(tmp_path, "mri", range(k, k + 1), algorithm=f"{k}", data=HDF5))
+        for k in (1, 2)
+    ]
+    assert found[0].attrs["notes"] == []  # brains: those of T2 alone, which has two
+    assert "has 2 slices in all, and no entry 2" in found[1].attrs["notes"][0]
+
+
+def test_its_hdf5_data_set_numbers_slices_alike(tmp_path, inversebench):  # noqa: F811
+    """Cropped to 320 x 320, too."""
+    from training.dataset import MultiCoilMRIData
+
+    for side, size in ((32, 32), (324, 320)):
+        root = write_hdf5(tmp_path / str(side), side)
+        data = MultiCoilMRIData(str(root), [size, size])
+        scores = MRIScores({"data": {"root": str(root)}}, tmp_path)
+        for entry in range(3):
+            ours = scores._maps(entry, (3, size, size))
+            assert scores.notes == []
+            np.testing.assert_allclose(ours, data[entry]["maps"], atol=1e-5)
+
+
 def test_without_the_measurement_there_are_no_closures(tmp_path):
     data = read_results(write_run(tmp_path, "black_hole"))
     assert np.isnan(data["corrected_chi2_cphase"]).all()
@@ -359,6 +422,9 @@ def test_damaged_folders_name_the_file(spoil, message, tmp_path):
         ({"model": {"_target_": "a.AcousticWave"}}, "AcousticWave, and results are scored of"),
         ({"model": {"Ny": 16}}, "its grid is not square"),
         ({"model": {"Nx": "many"}}, "problem.model makes no scattering problem"),
+        ({"model": {"numRec": 0}}, "no pixels, transmitters or receivers"),
+        ({"model": {"numRec": 10**12}}, "320 data of an image of 32 pixels are not those of 8 tr"),
+        ({"model": {"Nx": 10**9, "Ny": 10**9}}, "40 receivers and 1000000000 pixels"),
         ({"data": {"id_list": "3-1"}}, "config.yaml: problem.data.id_list is '3-1'"),
     ],
 )

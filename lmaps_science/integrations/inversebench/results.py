@@ -50,9 +50,9 @@ def read_results(folder: PathLike, *, data: PathLike | None = None) -> xr.Datase
             The item of such a result is the number at the end of its folder's name, else its place
             in the sorted list.
         data: where the files are that scores need beside the results, when they are no more where
-            `config.yaml` says: for MRI the folder of LMDB databases (coil maps, for the data
-            misfit), for black holes that of `obs.uvfits` and `gt.fits`. Where they are not found
-            those scores are NaN, and `notes` says so.
+            `config.yaml` says: for MRI the data set's folder (coil maps, for the data misfit), for
+            black holes that of `obs.uvfits` and `gt.fits`. Where they are not found those scores
+            are NaN, and `notes` says so.
 
     Returns:
         A dataset over `item`, see this module.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from contextlib import closing
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -22,6 +24,8 @@ from lmaps_science.cards.benchmark import (
 )
 from lmaps_science.cards.problem import Problem
 from lmaps_science.io import DataError, open_kspace, read_npy
+from lmaps_science.io.kspace.hdf5 import open_map_file
+from lmaps_science.io.kspace.slices import CROP
 from lmaps_science.physics.mri import MultiCoilMRI
 from lmaps_science.physics.sampling import line_mask
 
@@ -90,21 +94,50 @@ class MRIScores(BenchmarkScores):
         """Coil maps (coils, H, W) as the data set has them; None, and a note, where it is not."""
         root = self.root("data")
         try:
-            with open_kspace(root, shape=(shape[-2], shape[-1])) as file:
-                maps = file[entry]["maps"].values if "maps" in file[entry] else None
-        except (DataError, IndexError) as error:
+            path, index, options = self._slice(root, entry, (shape[-2], shape[-1]))
+            with open_kspace(path, **options) as file:
+                found = file[index]
+        except (DataError, IndexError, OSError) as error:
             self.note(
-                f"the data misfit needs the coil maps of the data set, which results do not hold: "
-                f"give its folder of LMDB databases as data ({error})"
+                "the data misfit needs the coil maps of the data set, which results do not hold: "
+                f"give its folder as data ({error})"
             )
             return None
-        if maps is None or maps.shape != shape:
+        if "maps" not in found or found["maps"].shape != shape:
             self.note(
                 f"{root} holds no coil maps of shape {shape}, as the observation has: there is no "
                 "data misfit."
             )
             return None
-        return np.asarray(maps, np.complex128)
+        return np.asarray(found["maps"].values, np.complex128)
+
+    def _slice(
+        self, root: Path, entry: int, size: tuple[int, int]
+    ) -> tuple[Path, int, dict[str, Any]]:
+        """Where an entry of the data set is: file, slice, and how to open it.
+
+        A folder of LMDB databases has it under its number. Else the folder holds HDF5 files of maps
+        (`s_maps`), of which the program numbers the slices from the first to the last but ten, file
+        by file (of brains those of T2 alone, and no more files after 500 slices), and k-space is in
+        a folder without `_sens_maps_espirit` in its name.
+        """
+        if (root / "kspace").is_dir() or not root.is_dir():
+            return root, entry, {"shape": size}
+        first, last = (self.settings.get("data") or {}).get("slice_range", (5, -5))
+        before = 0
+        for path in sorted(root.iterdir()):
+            brain = "brain" in str(path)
+            if brain and "T2" not in str(path):
+                continue
+            with closing(open_map_file(path)) as maps:
+                count = max(0, maps.length + int(last) - int(first))
+            if entry < before + count:
+                kspace = Path(str(path).replace("_sens_maps_espirit", ""))
+                return kspace, int(first) + entry - before, {"maps": path, "crop": size == CROP}
+            before += count
+            if brain and before > 500:
+                break
+        raise DataError(f"{root} has {before} slices in all, and no entry {entry}")
 
 
 def _scores(

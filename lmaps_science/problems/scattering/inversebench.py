@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -49,16 +50,27 @@ class ScatteringScores(BenchmarkScores):
         model = settings.get("model") or {}
         try:
             self._sigma = float(model.get("sigma_noise", 0.0))
-            self._physics = _operator(model)
+            self._geometry = _Geometry.of(model)
         except (TypeError, ValueError, ArithmeticError) as error:
             raise DataError(f"problem.model makes no scattering problem: {error}") from error
+        self._physics: BornScattering | None = None
 
     def score(self, saved: SavedResult) -> Scores:
         """Of images in units of the contrast."""
         recon, target = saved.recon.clip(0, 1), saved.target.clip(0, 1)
+        geometry, observed = self._geometry, saved.observation
+        measured = geometry.transmitters, geometry.receivers
+        if observed.numel() != math.prod(measured) or recon.shape[-1] != geometry.npix:
+            raise DataError(
+                f"{observed.numel()} data of an image of {recon.shape[-1]} pixels are not those of "
+                f"{measured[0]} transmitters, {measured[1]} receivers and {geometry.npix} pixels, "
+                "which problem.model has."
+            )
+        if self._physics is None:  # after the check: its tables are as large as the settings say
+            self._physics = geometry.operator()
         with torch.no_grad():
             predicted = self._physics(saved.recon.double())
-        observed = saved.observation.reshape(1, *predicted.shape[1:]).to(predicted)
+        observed = observed.reshape(1, *measured).to(predicted)
         fit = {"relative_misfit": metrics.relative_misfit(predicted, observed)}
         if self._sigma > 0:
             residual = (predicted - observed).abs().square().flatten(1)
@@ -92,16 +104,33 @@ def _image_scores(
     return Scores(benchmark, corrected)
 
 
-def _operator(model: Mapping[str, Any]) -> BornScattering:
-    """The benchmark's operator on images of the contrast, in double precision."""
-    npix, side = int(model.get("Nx", 128)), float(model.get("Lx", 0.18))
-    if npix != int(model.get("Ny", 128)) or side != float(model.get("Ly", 0.18)):
-        raise ValueError("its grid is not square")
-    transmitters, receivers = (
-        np.linspace(0, 359, int(model.get(name, default)))
-        for name, default in (("numTrans", 60), ("numRec", 360))
-    )
-    radius = float(model.get("sensorRadius", 1.6))
-    wavelength = float(model.get("wave", 6)) * side / npix
-    geometry = ScatteringGeometry(npix, side, wavelength, transmitters, receivers, radius, radius)
-    return BornScattering(geometry, conjugate_incident=True, dtype=torch.float64)
+class _Geometry(NamedTuple):
+    """The benchmark's settings of a scattering problem; lengths in metres."""
+
+    npix: int
+    side: float
+    wavelength: float
+    transmitters: int
+    receivers: int
+    radius: float
+
+    @classmethod
+    def of(cls, model: Mapping[str, Any]) -> _Geometry:
+        """From the section `problem.model`, with the program's defaults."""
+        npix, side = int(model.get("Nx", 128)), float(model.get("Lx", 0.18))
+        if npix != int(model.get("Ny", 128)) or side != float(model.get("Ly", 0.18)):
+            raise ValueError("its grid is not square")
+        counts = int(model.get("numTrans", 60)), int(model.get("numRec", 360))
+        if npix < 2 or min(counts) < 1:
+            raise ValueError("it has no pixels, transmitters or receivers")
+        wavelength = float(model.get("wave", 6)) * side / npix
+        return cls(npix, side, wavelength, *counts, float(model.get("sensorRadius", 1.6)))
+
+    def operator(self) -> BornScattering:
+        """The benchmark's operator on images of the contrast, in double precision."""
+        transmitters, receivers = (
+            np.linspace(0, 359, count) for count in (self.transmitters, self.receivers)
+        )
+        lengths = self.npix, self.side, self.wavelength
+        geometry = ScatteringGeometry(*lengths, transmitters, receivers, self.radius, self.radius)
+        return BornScattering(geometry, conjugate_incident=True, dtype=torch.float64)

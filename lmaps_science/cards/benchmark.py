@@ -111,9 +111,14 @@ class BenchmarkScores(ABC):
         """
         return saved.observation, saved.target.numpy()
 
+    def section(self, name: str) -> Mapping[str, Any]:
+        """A section of the settings; empty where there is none."""
+        found = self.settings.get(name)
+        return found if isinstance(found, Mapping) else {}
+
     def root(self, section: str) -> Path:
         """The folder of data: the one given, else `root` in a section of the settings."""
-        named = str((self.settings.get(section) or {}).get("root") or "")
+        named = str(self.section(section).get("root") or "")
         return self.data if self.data is not None else self.base / Path(named).expanduser()
 
     def note(self, text: str) -> None:

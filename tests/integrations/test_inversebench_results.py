@@ -422,6 +422,9 @@ def test_damaged_folders_name_the_file(spoil, message, tmp_path):
         ({"model": {"_target_": "a.AcousticWave"}}, "AcousticWave, and results are scored of"),
         ({"model": {"Ny": 16}}, "its grid is not square"),
         ({"model": {"Nx": "many"}}, "problem.model makes no scattering problem"),
+        ({"data": [1]}, None),
+        ({"model": {"sensorRadius": [1]}}, "problem.model makes no scattering problem"),
+        ({"model": {"sensorRadius": 0.01}}, "result_0.pt cannot be scored"),
         ({"model": {"numRec": 0}}, "no pixels, transmitters or receivers"),
         ({"model": {"numRec": 10**12}}, "320 data of an image of 32 pixels are not those of 8 tr"),
         ({"model": {"Nx": 10**9, "Ny": 10**9}}, "40 receivers and 1000000000 pixels"),
@@ -429,8 +432,27 @@ def test_damaged_folders_name_the_file(spoil, message, tmp_path):
     ],
 )
 def test_settings_that_make_no_problem(settings, message, tmp_path):
+    folder = write_run(tmp_path, "scattering", **settings)
+    if message is None:  # not needed
+        assert read_results(folder).sizes["item"] == 2
+        return
     with pytest.raises(DataError, match=message):
-        read_results(write_run(tmp_path, "scattering", **settings))
+        read_results(folder)
+
+
+@pytest.mark.parametrize(
+    "model", [{"imsize": "x"}, {"imsize": [64]}, {"observation_time_ratio": {}}]
+)
+def test_settings_that_make_no_black_hole(model, tmp_path):
+    with pytest.raises(DataError, match=r"config.yaml: its problem is none of BlackHoleImaging"):
+        read_results(write_run(tmp_path, "black_hole", model=model))
+
+
+@pytest.mark.parametrize("model", [{"pattern": "spiral"}, {"acceleration_ratio": 99}])
+def test_settings_that_make_no_mask(model, tmp_path):
+    write_data(tmp_path, "mri")
+    with pytest.raises(DataError, match=r"result_0.pt cannot be scored as MultiCoilMRI: line_mask"):
+        read_results(write_run(tmp_path, "mri", model=model))
 
 
 def test_a_folder_without_results(tmp_path):

@@ -39,6 +39,8 @@ __all__ = ["benchmark_tables", "compare", "read_results"]
 
 PathLike = str | os.PathLike[str]
 RESULT = "result.nc"
+# What settings and tensors of the wrong kind lead to; a DataError is a ValueError.
+_WRONG = (ValueError, TypeError, RuntimeError, LookupError, ArithmeticError)
 
 
 def read_results(folder: PathLike, *, data: PathLike | None = None) -> xr.Dataset:
@@ -130,12 +132,17 @@ def compare(
 
 def _program(run: SavedRun, data: Path | None) -> xr.Dataset:
     kind, scores_class = _scores_for(run)
-    scores = scores_class(run.problem, run.base, data)
+    try:
+        scores = scores_class(run.problem, run.base, data)
+    except _WRONG as error:
+        raise DataError(
+            f"{run.folder / 'config.yaml'}: its problem is none of {run.operator}: {error}"
+        ) from error
     found, samples, observations = [], [], []
     for saved in run:
         try:
             found.append(scores.score(saved))
-        except (DataError, RuntimeError, ValueError, IndexError) as error:
+        except _WRONG as error:
             raise DataError(
                 f"{run.folder / f'result_{saved.item}.pt'} cannot be scored as {run.operator}: "
                 f"{error}"

@@ -64,7 +64,7 @@ class BlackHoleScores(BenchmarkScores):
 
     def __init__(self, settings: Mapping[str, Any], base: Path, data: Path | None = None):
         super().__init__(settings, base, data)
-        model = settings.get("model") or {}
+        model = self.section("model")
         self._npix = int(model.get("imsize", 64))
         ratio = float(model.get("observation_time_ratio", 1.0))
         root = self.root("model")

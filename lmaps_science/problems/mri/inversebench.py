@@ -81,7 +81,7 @@ class MRIScores(BenchmarkScores):
 
     def _mask(self, shape: tuple[int, int]) -> np.ndarray:
         """Which samples were kept, (H, W)."""
-        model = self.settings.get("model") or {}
+        model = self.section("model")
         columns = model.get("orientation", "vertical") == "vertical"
         if model.get("mask_fname"):
             lines = np.array(read_npy(self.base / str(model["mask_fname"]))) != 0
@@ -123,7 +123,7 @@ class MRIScores(BenchmarkScores):
         """
         if (root / "kspace").is_dir() or not root.is_dir():
             return root, entry, {"shape": size}
-        first, last = (self.settings.get("data") or {}).get("slice_range", (5, -5))
+        first, last = self.section("data").get("slice_range", (5, -5))
         before = 0
         for path in sorted(root.iterdir()):
             brain = "brain" in str(path)

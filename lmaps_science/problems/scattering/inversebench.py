@@ -47,7 +47,7 @@ class ScatteringScores(BenchmarkScores):
 
     def __init__(self, settings: Mapping[str, Any], base: Path, data: Path | None = None):
         super().__init__(settings, base, data)
-        model = settings.get("model") or {}
+        model = self.section("model")
         try:
             self._sigma = float(model.get("sigma_noise", 0.0))
             self._geometry = _Geometry.of(model)

@@ -66,6 +66,29 @@ class Misfit(Movable):
         """An empty real tensor of the device and dtype in which it works."""
         return self.operator.like
 
+    # ---------------------------------------------------------------- data, in and out
+
+    @property
+    def data(self) -> Tensor:
+        """All that was measured, errors that belong to it included, as one tensor (N, ...)."""
+        raise NotImplementedError(f"{type(self).__name__} must define data.")
+
+    def with_data(self: MisfitType, data: Tensor) -> MisfitType:
+        """The same misfit of other data (B, ...), like `data`."""
+        raise NotImplementedError(f"{type(self).__name__} must define with_data(data).")
+
+    def expected(self, x: Tensor) -> Tensor:
+        """What the images would have measured without noise, like `data`: (B, ...)."""
+        raise NotImplementedError(f"{type(self).__name__} must define expected(x).")
+
+    def simulate(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """The same with noise as this misfit has it; random numbers from `generator`, or global."""
+        raise NotImplementedError(f"{type(self).__name__} must define simulate(x, generator).")
+
+    def of_expected(self, expected: Tensor) -> Tensor:
+        """L of images that would have measured `expected`, (B,): `m(x) = m.of_expected(...)`."""
+        raise NotImplementedError(f"{type(self).__name__} must define of_expected(expected).")
+
     # ---------------------------------------------------------------- observations in a batch
 
     def select(self: MisfitType, rows: Tensor) -> MisfitType:
@@ -229,6 +252,30 @@ class GaussianMisfit(Misfit):
         changed = copy.copy(self)
         changed.y = y
         return changed
+
+    @property
+    def data(self) -> Tensor:
+        """y."""
+        return self.y
+
+    def expected(self, x: Tensor) -> Tensor:
+        """H(x)."""
+        return self.operator(x)
+
+    def simulate(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """H(x) + sigma n, with E |n|^2 = 1; no noise in unsampled data, which no image changes.
+
+        Those are told by a random image, for which the operator gives exactly 0 there.
+        """
+        y = self.operator(x)
+        shape = (self.operator.batch or 1, *self.operator.image_shape)
+        probe = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(self.like)
+        noise = torch.empty_like(y).normal_(generator=generator)
+        return y + self.sigma * noise * (self.operator(probe) != 0)
+
+    def of_expected(self, expected: Tensor) -> Tensor:
+        """L of images with H(x) = `expected`, (B,)."""
+        return self._loss(expected)[0]
 
     def gaussian(self) -> GaussianMisfit:
         """Itself."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.figure import Figure
 
+    from lmaps_science.cards.benchmark import BenchmarkScores
     from lmaps_science.cards.schema import Card
     from lmaps_science.training import Images, TrainingSettings
 
@@ -58,6 +59,8 @@ class Kind:
         recipes: how its priors are trained, a dict of `Recipe` by name, or "".
         commands: a `typer.Typer` whose commands are added to `lmaps`, or "". The module should
             import what is heavy inside of its functions.
+        benchmark: how a published benchmark scores results, a class derived from
+            `BenchmarkScores`, or "".
 
     Example:
         KIND = Kind("sonar", __name__, Path(__file__).parent / "cards", card="card:SonarCard")
@@ -71,6 +74,7 @@ class Kind:
     export: str = ""
     recipes: str = ""
     commands: str = ""
+    benchmark: str = ""
 
     @property
     def card_class(self) -> type[Card]:
@@ -101,6 +105,11 @@ class Kind:
         """Its own commands; None, and a warning, where they fail to load."""
         group: typer.Typer | None = self._load_or_warn(self.commands)
         return group
+
+    def benchmark_scores(self) -> type[BenchmarkScores] | None:
+        """How a benchmark scores its results; None, and a warning, where that fails to load."""
+        scores: type[BenchmarkScores] | None = self._load_or_warn(self.benchmark)
+        return scores
 
     def _load_or_warn(self, where: str) -> Any:
         """A part that all kinds share a list of, which the mistake of one should not spoil."""

@@ -6,15 +6,19 @@ import html
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import xarray as xr
+from torch import Tensor
 
 from lmaps_science.cards.schema import Card
 from lmaps_science.cards.verdict import Check, judge
 from lmaps_science.sampling import InverseProblem, Result, Solver
 
 __all__ = ["Problem"]
+
+ProblemType = TypeVar("ProblemType", bound="Problem")
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
@@ -93,6 +97,13 @@ class Problem(InverseProblem, ABC):
         data.attrs.setdefault("best", int(result.misfit[-1].argmin()))
         data.attrs["verdict"], data.attrs["verdict_reasons"] = judge(self.checks(data))
         return data
+
+    def with_data(self: ProblemType, data: Tensor) -> ProblemType:
+        """The same problem with other data, like `misfit.data` (1, ...), scores included.
+
+        A field whose `evaluate` looks elsewhere for the data changes them there, too.
+        """
+        return self._changed(misfit=self.misfit.with_data(data))
 
     def score(self, data: xr.Dataset, samples: np.ndarray, **others: np.ndarray) -> None:
         """Put the metrics of `samples` (n, ...) into `data`, those of other images into its attrs.

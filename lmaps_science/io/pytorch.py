@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import struct
 import warnings
 import zipfile
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,9 @@ def write_tensors(path: str | os.PathLike[str], content: Any) -> None:
 def read_tensors(path: str | os.PathLike[str], advice: str = "") -> Any:
     """Read what `write_tensors`, or `torch.save`, wrote; tensors come on the CPU.
 
+    NumPy scalars beside them, as of a training's best loss, come as Python numbers (from PyTorch
+    2.6 on; before, files with them are refused).
+
     Args:
         path: the file.
         advice: a sentence that ends every complaint: what to do about the file.
@@ -51,7 +56,7 @@ def read_tensors(path: str | os.PathLike[str], advice: str = "") -> Any:
         raise DataError(f"{path} was refused: it is no PyTorch file.{advice}")
     _check_archive(path, advice)
     try:
-        with warnings.catch_warnings():  # of the pickle protocol of foreign files
+        with warnings.catch_warnings(), _numpy_scalars():  # of the pickle protocol of foreign files
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -85,3 +90,38 @@ def _check_archive(path: Path, advice: str) -> None:
             f"{path} was refused: it is compressed, as PyTorch's own files never are.{advice}"
         )
     require_memory(path, "tensors", unpacked)
+
+
+# ---------------------------------------------------------------- NumPy scalars
+
+
+class _NumberType:
+    """What stands in for `numpy.dtype` while a file is read: code, such as f8, and byte order."""
+
+    def __init__(self, code: str, *unused: Any):
+        self.code, self.order = code, "<"
+
+    def __setstate__(self, state: Any) -> None:
+        self.order = ">" if isinstance(state, tuple) and state[1:2] == (">",) else "<"
+
+
+_CODES = {"b1": "?", "i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "u2": "H", "u4": "I",
+          "u8": "Q", "f2": "e", "f4": "f", "f8": "d"}  # fmt: skip
+
+
+def _number(kind: Any, content: Any) -> bool | int | float:
+    """What stands in for NumPy's function that makes a scalar: nothing of the file is run."""
+    if not isinstance(kind, _NumberType) or kind.code not in _CODES:
+        raise pickle.UnpicklingError("GLOBAL numpy.dtype of something else than a number")
+    value: bool | int | float = struct.unpack(kind.order + _CODES[kind.code], content)[0]
+    return value
+
+
+def _numpy_scalars() -> AbstractContextManager[Any]:
+    """Read NumPy's scalars by the functions above, where PyTorch lets names be replaced."""
+    if torch.__version__ < "2.6":
+        return nullcontext()
+    replaced: list[Any] = [(_NumberType, "numpy.dtype")]
+    for module in ("numpy.core.multiarray", "numpy._core.multiarray"):  # before NumPy 2, and since
+        replaced.append((_number, f"{module}.scalar"))
+    return torch.serialization.safe_globals(replaced)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +92,55 @@ class ClosureMisfit(Misfit):
         if self.flux is not None:
             terms["flux"] = chi2(flux, self.flux, self.flux_sigma)
         return terms
+
+    @property
+    def data(self) -> Tensor:
+        """Closure phases, their errors, log amplitudes, their errors, and the flux if known."""
+        names = ("cphase", "cphase_sigma", "logcamp", "logcamp_sigma")
+        values = [getattr(self, name) for name in names]
+        return torch.cat(values if self.flux is None else [*values, self.flux], dim=1)
+
+    def with_data(self, data: Tensor) -> ClosureMisfit:
+        """The same misfit of other data (B, n), like `data`; not checked but for their number."""
+        changed = copy.copy(self)
+        for name, values in self._parts(data).items():
+            setattr(changed, name, values)
+        changed.flux_sigma = self.flux_sigma[:1].expand(len(data), -1)
+        return changed
+
+    def expected(self, x: Tensor) -> Tensor:
+        """What images (B, ...) would have measured, with the errors of these data."""
+        theta, amplitude, flux = self._split(self.operator(x))
+        n = len(theta)
+        errors = (self.cphase_sigma.expand(n, -1), self.logcamp_sigma.expand(n, -1))
+        values = [theta, errors[0], amplitude, errors[1]]
+        return torch.cat(values if self.flux is None else [*values, flux], dim=1)
+
+    def simulate(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """The same with Gaussian errors of the closure quantities; the flux is exact.
+
+        As this misfit has it: independent errors of the stated size, whatever the image. Those of
+        one triangle's and the next's legs go together in truth: simulate visibilities for that.
+        """
+        parts = self._parts(self.expected(x).clone())
+        for name in ("cphase", "logcamp"):
+            noise = torch.empty_like(parts[name]).normal_(generator=generator)
+            parts[name] = parts[name] + parts[f"{name}_sigma"] * noise
+        return torch.cat(list(parts.values()), dim=1)
+
+    def of_expected(self, expected: Tensor) -> Tensor:
+        """L of images that would have measured `expected` (B, n), (B,)."""
+        parts = self._parts(expected)
+        flux = parts.get("flux", parts["cphase"].new_zeros(len(expected), 1))
+        return self._loss(torch.cat([parts["cphase"], parts["logcamp"], flux], dim=1))[0]
+
+    def _parts(self, data: Tensor) -> dict[str, Tensor]:
+        """The named parts of `data`."""
+        names = ["cphase", "cphase_sigma", "logcamp", "logcamp_sigma"]
+        names += [] if self.flux is None else ["flux"]
+        lengths = [getattr(self, name).shape[1] for name in names]
+        check_shape(type(self).__name__, "data", data, ("B", sum(lengths)))
+        return dict(zip(names, data.split(lengths, dim=1), strict=True))
 
     @property
     def observations(self) -> int:

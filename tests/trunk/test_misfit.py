@@ -34,6 +34,25 @@ def test_gradient_is_the_derivative_of_the_value(make):
 
 
 @ALL
+def test_data_go_out_and_come_back(make):
+    """Of each image its own, too; the misfit of noise-free data is the one of their images."""
+    misfit = make()
+    x = draw(misfit)
+    torch.testing.assert_close(misfit.with_data(misfit.data)(x), misfit(x))
+    expected = misfit.expected(x)
+    torch.testing.assert_close(misfit.of_expected(expected), misfit(x))
+    of_each = misfit.with_data(expected)
+    assert of_each.data.shape == expected.shape == (3, *misfit.data.shape[1:])
+    torch.testing.assert_close(of_each(x), torch.zeros_like(misfit(x)), atol=1e-12, rtol=0)
+    generator = torch.Generator().manual_seed(1)
+    drawn = misfit.simulate(x, generator)
+    assert drawn.shape == expected.shape
+    assert (misfit.with_data(drawn)(x) > 0).all()
+    again = misfit.simulate(x, generator.manual_seed(1))
+    torch.testing.assert_close(again, drawn, rtol=0, atol=0)
+
+
+@ALL
 def test_samples_of_a_batch_do_not_mix(make):
     misfit = make()
     x = draw(misfit)

@@ -13,4 +13,5 @@ KIND = Kind(
     export="export:write_images",
     recipes="recipes:RECIPES",
     commands="commands:app",
+    benchmark="inversebench:BlackHoleScores",
 )

@@ -5,12 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import xarray as xr
 from pydantic import Field, PositiveFloat
 
 from lmaps_science.cards.sections import FileSection, Section, numbered
-from lmaps_science.io import DataError, make_image, read_image, read_uvfits, simulate_observation
+from lmaps_science.io import (
+    DataError,
+    make_image,
+    read_image,
+    read_uvfits,
+    regrid_image,
+    simulate_observation,
+)
 from lmaps_science.io.images import MICROARCSECOND
+from lmaps_science.io.lmdb_images import LMDBImages, is_lmdb
 from lmaps_science.problems.black_hole.checks import check_flux
 from lmaps_science.problems.black_hole.phantoms import BlackHoleImages
 
@@ -81,8 +90,10 @@ class MeasuredSection(FileSection):
 class SimulatedSection(Section):
     """An image seen by an array, or on the baselines of measured data; the truth is known.
 
-    `image` is a file (FITS, or ehtim's text format) or `phantom:K`, item K of
-    `BlackHoleImages(seed=phantom_seed)`: a seed on which the prior was not trained. `flux` scales
+    `image` is a file (FITS, or ehtim's text format); `phantom:K`, item K of
+    `BlackHoleImages(seed=phantom_seed)`: a seed on which the prior was not trained; or a folder
+    with an LMDB database of square images in float64, as the InverseBench benchmark's, of which
+    `item` is taken, and which fill the field of view. `flux` scales
     the image; null leaves it as it is. The rest are options of `io.simulate_observation`, with the
     sky of M87* where the image has none.
     """
@@ -92,8 +103,11 @@ class SimulatedSection(Section):
     )
     image: str = Field(
         default="phantom:0",
-        description="What is observed: a file (FITS, or ehtim's text format), or phantom:K, the "
-        "random image number K; --data goes before it.",
+        description="What is observed: a file (FITS, or ehtim's text format); phantom:K, the "
+        "random image number K; or a folder with InverseBench's LMDB; --data goes before it.",
+    )
+    item: int = Field(
+        default=0, ge=0, description="Which image of an LMDB database: the number that is its key."
     )
     phantom_seed: int = Field(
         default=1,
@@ -200,6 +214,10 @@ def true_image(
     name = str(data or section.image)
     if name.startswith("phantom:"):
         image = phantom(name, section.phantom_seed, grid.npix, grid.fov_uas)
+    elif is_lmdb(name):
+        values = LMDBImages(name, np.float64)[section.item]
+        image = make_image(values, grid.fov_uas / len(values) * MICROARCSECOND, **SKY)
+        image = regrid_image(image, grid.npix, grid.fov_uas)
     else:
         image = read_image(name, grid.npix, grid.fov_uas, max_lost_flux=0.05)
     total = float(image.sum())
@@ -223,5 +241,5 @@ def observe(section: SimulatedSection, image: xr.DataArray) -> xr.Dataset:
         # Only its baselines and noise count: nothing may depend on what was measured there.
         plain = {"systematic": 0.0, "snr_cut": 0.0, "flux": None, "zero_baselines": "keep"}
         coverage = measured(section.coverage.model_copy(update=plain))
-    own = {"kind", "image", "phantom_seed", "flux", "coverage"}
+    own = {"kind", "image", "item", "phantom_seed", "flux", "coverage"}
     return simulate_observation(image, coverage=coverage, **section.model_dump(exclude=own))

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lmaps_science.arrays import per_sample
-from lmaps_science.metrics.image import align, as_pair, as_tensor, blur, psnr
+from lmaps_science.metrics.image import (
+    align,
+    aligned_psnr,
+    as_pair,
+    as_tensor,
+    blur,
+    nxcorr,
+    psnr,
+)
 
-__all__ = ["blur_psnr", "rescale_to_flux"]
+__all__ = ["blur_psnr", "image_scores", "rescale_to_flux"]
 
 
 def rescale_to_flux(images: Any, flux: float | Tensor) -> Tensor:
@@ -42,3 +51,20 @@ def blur_psnr(
     a = align(a, b, mode)
     a, b = (blur(x, fwhm_uas / pixel_size_uas) for x in (a, b))
     return psnr(a, b, epsilon=1e-8 if mode == "inversebench" else 0.0)
+
+
+def image_scores(
+    truth: np.ndarray, images: Any, pixel_uas: float, mode: str = "exact"
+) -> dict[str, Tensor]:
+    """Scores of images (n, H, W) in units of the peak of the truth (H, W); (n,) each.
+
+    psnr after the best shift, blur_psnr_F at F = 10, 15, 20 microarcseconds, nxcorr; `mode` as for
+    `blur_psnr`. Images are clipped to [0, 1]: scale them to the flux of the truth before, where
+    their unit may be another.
+    """
+    target = truth[None] / truth.max()
+    scaled = as_tensor(images).clamp(0, 1)
+    scores = {"psnr": aligned_psnr(scaled, target, mode=mode)}
+    for fwhm in (10, 15, 20):
+        scores[f"blur_psnr_{fwhm}"] = blur_psnr(scaled, target, fwhm, pixel_uas, mode)
+    return {**scores, "nxcorr": nxcorr(scaled, target)}

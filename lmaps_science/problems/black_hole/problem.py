@@ -17,7 +17,7 @@ from lmaps_science.io import pixel_size_rad
 from lmaps_science.io.images import MICROARCSECOND
 from lmaps_science.physics.closure_misfit import ClosureMisfit
 from lmaps_science.problems.black_hole.checks import flux_checks, image_checks, remarks
-from lmaps_science.problems.black_hole.metrics import blur_psnr, rescale_to_flux
+from lmaps_science.problems.black_hole.metrics import image_scores, rescale_to_flux
 from lmaps_science.problems.black_hole.modes import Modes, find_modes
 from lmaps_science.problems.black_hole.rings import ring_statistics
 from lmaps_science.sampling import Result
@@ -76,16 +76,16 @@ class BlackHoleProblem(Problem):
             values |= self._against(self.truth.values, images)
         return {name: value.cpu().double().numpy() for name, value in values.items()}
 
+    def with_data(self, data: torch.Tensor) -> BlackHoleProblem:
+        """The same problem with other closure quantities (1, n), like `misfit.data`."""
+        closures = self.closures.with_data(data)
+        return self._changed(misfit=self.misfit.with_data(data), closures=closures)
+
     def _against(self, truth: np.ndarray, images: np.ndarray) -> dict[str, torch.Tensor]:
-        mode, target = self.metrics_mode, truth[None] / truth.max()
+        mode, flux = self.metrics_mode, (truth[None] / truth.max()).sum()
         # The benchmark scores images as they come out: their unit is meant to be the true peak.
-        scaled = images if mode == "inversebench" else rescale_to_flux(images, target.sum())
-        scaled = torch.as_tensor(scaled).clamp(0, 1)
-        scores = {"psnr": metrics.aligned_psnr(scaled, target, mode=mode)}
-        for fwhm in (10, 15, 20):
-            blurred = blur_psnr(scaled, target, fwhm, self.pixel_uas, mode)
-            scores[f"blur_psnr_{fwhm}"] = blurred
-        return {**scores, "nxcorr": metrics.nxcorr(scaled, target)}
+        scaled = images if mode == "inversebench" else rescale_to_flux(images, flux)
+        return image_scores(truth, scaled, self.pixel_uas, mode)
 
     def residuals(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(observed - model) / sigma of closure phases (n, n_cp) and log amplitudes (n, n_ca).

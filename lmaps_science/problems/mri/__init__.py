@@ -12,4 +12,5 @@ KIND = Kind(
     card="card:MRICard",
     export="export:write_images",
     recipes="recipes:RECIPES",
+    benchmark="inversebench:MRIScores",
 )

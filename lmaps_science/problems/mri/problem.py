@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
+from torch import Tensor
 
 from lmaps_science import metrics
 from lmaps_science.cards.problem import Problem
@@ -77,6 +78,13 @@ class MRIProblem(Problem):
             pair = metrics.magnitudes(x.cpu(), self.truth.values[None])
             values |= {"psnr": metrics.psnr(*pair), "ssim": metrics.ssim(*pair)}
         return {name: value.cpu().double().numpy() for name, value in values.items()}
+
+    def with_data(self, data: Tensor) -> MRIProblem:
+        """The same problem with other k-space (1, coils, H, W), and nothing held out."""
+        kspace = self.observation["kspace"].copy(data=data[0].cpu().numpy())
+        nothing = xr.zeros_like(self.observation["held_out"])
+        observation = self.observation.assign(kspace=kspace, held_out=nothing)
+        return self._changed(misfit=self.misfit.with_data(data), observation=observation)
 
     def dataset(self, result: Result) -> xr.Dataset:
         """Samples, their complex mean, the spread of their magnitude, and each one's metrics.

@@ -11,4 +11,5 @@ KIND = Kind(
     shipped_folder("problems") / "scattering",
     card="card:ScatteringCard",
     recipes="recipes:RECIPES",
+    benchmark="inversebench:ScatteringScores",
 )

@@ -22,6 +22,7 @@ from lmaps_science.cards.sections import (
 )
 from lmaps_science.io import DataError
 from lmaps_science.io.fresnel import calibrate_fresnel, read_fresnel
+from lmaps_science.io.lmdb_images import LMDBImages, is_lmdb
 from lmaps_science.physics.scattering import ScatteringGeometry
 from lmaps_science.problems.scattering.phantoms import NucleiImages
 
@@ -77,11 +78,13 @@ class SimulatedFields(Section):
     """A known object between transmitters and receivers.
 
     `image` is `phantom:K`, item K of `NucleiImages(seed=phantom_seed)`, scaled so that 1 becomes
-    `contrast`; `target:NAME`, the discs of that name among the card's `targets`; or an `.npy` file
-    (npix, npix) of the contrast. Transmitters and receivers stand on a circle of `radius` metres at
-    `linspace(0, 359, n)` degrees. Lost are the shares `missing_transmitters` and
-    `missing_receivers`, at random, and all that stand farther than half of `aperture` degrees from
-    0. `frequencies_ghz` null means six pixels per wavelength, as in the InverseBench benchmark.
+    `contrast`; `target:NAME`, the discs of that name among the card's `targets`; an `.npy` file
+    (npix, npix) of the contrast; or a folder with an LMDB database of such images in float32, as
+    the InverseBench benchmark's, of which `item` is taken. Transmitters and receivers stand on a
+    circle of `radius` metres at `linspace(0, 359, n)` degrees. Lost are the shares
+    `missing_transmitters` and `missing_receivers`, at random, and all that stand farther than half
+    of `aperture` degrees from 0. `frequencies_ghz` null means six pixels per wavelength, as in the
+    InverseBench benchmark.
 
     `physics` makes the data; null: that of the reconstruction. The complex noise of a datum has the
     standard deviation sqrt(noise^2 + (relative_noise rms)^2), with the root mean square of the
@@ -94,8 +97,11 @@ class SimulatedFields(Section):
     image: str = Field(
         default="phantom:0",
         description="What scatters: phantom:K, random nuclei number K; target:NAME, discs of the "
-        "card's targets; or an .npy file (npix, npix) of the contrast; --data goes "
-        "before it.",
+        "card's targets; an .npy file (npix, npix) of the contrast; or a folder with "
+        "InverseBench's LMDB; --data goes before it.",
+    )
+    item: int = Field(
+        default=0, ge=0, description="Which image of an LMDB database: the number that is its key."
     )
     phantom_seed: int = Field(
         default=1,
@@ -302,7 +308,11 @@ def known_image(section: SimulatedFields, grid: ImageSection, name: str) -> np.n
         images = NucleiImages(grid.npix, section.phantom_seed)
         phantom = numbered(name, "phantom", lambda k: images[k][0])
         return section.contrast * phantom.astype(float)
-    image = read_array_file(name)
+    if is_lmdb(name):
+        image = LMDBImages(name)[section.item]
+        name = f"{name}, image {section.item}"
+    else:
+        image = read_array_file(name)
     expected = (grid.npix, grid.npix)
     if image.shape != expected or np.iscomplexobj(image) or not np.isfinite(image).all():
         raise DataError(

@@ -72,6 +72,17 @@ class ScatteringProblem(Problem):
             values |= {key: np.array([fit[key] for fit in fits]) for key in fits[0]}
         return {name: np.asarray(value, float) for name, value in values.items()}
 
+    def with_data(self, data: Tensor) -> ScatteringProblem:
+        """The same problem with other fields (1, ...), like `misfit.data`."""
+
+        def changed(misfit: GaussianMisfit) -> GaussianMisfit:
+            return misfit.with_data(data.reshape(len(data), *misfit.y.shape[1:]))
+
+        physical, born = changed(self.physical), changed(self.born_misfit)
+        return self._changed(
+            misfit=self.misfit.with_data(data), physical=physical, born_misfit=born
+        )
+
     def _predicted(self, x: Tensor) -> Tensor:
         """The data of one image; NaN where its fields do not converge."""
         try:

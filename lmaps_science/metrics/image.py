@@ -167,14 +167,14 @@ def align(predicted: Any, target: Any, mode: str = "exact") -> Tensor:
     origin = torch.zeros((len(a), 2), dtype=a.dtype, device=a.device)
     if mode == "inversebench":
         steps = torch.linspace(-0.25, 0.25, 30, dtype=a.dtype, device=a.device)
-        grid = torch.cartesian_prod(steps, steps) * (torch.tensor(a.shape[-2:]).to(a) - 1)
-        return _shift(a, _best_offset(a, b, origin, grid, "bilinear"), "bilinear")
+        down, right = (steps * (size - 1) for size in a.shape[-2:])
+        return _shift(a, _best_offset(a, b, origin, down, right, "bilinear"), "bilinear")
     if mode != "exact":
         raise ValueError(f"align: mode {mode!r}, expected 'exact' or 'inversebench'.")
     best = _best_whole_shift(a, b)
     for step, count in ((0.25, 4), (0.05, 5)):
         steps = step * torch.arange(-count, count + 1).to(a)
-        best = _best_offset(a, b, best, torch.cartesian_prod(steps, steps), "bicubic")
+        best = _best_offset(a, b, best, steps, steps, "bicubic")
     return _shift(a, best, "bicubic")
 
 
@@ -198,16 +198,34 @@ def _shift(x: Tensor, offset: Tensor, kind: str) -> Tensor:
     return F.grid_sample(x, grid, mode=kind, align_corners=True)
 
 
-def _best_offset(a: Tensor, b: Tensor, centre: Tensor, grid: Tensor, kind: str) -> Tensor:
-    """The `centre + grid[k]` (B, 2) with the smallest squared error, for each sample."""
-    best = centre
-    smallest = torch.full((len(a),), torch.inf, dtype=a.dtype, device=a.device)
-    for step in grid:
-        offset = centre + step
-        error = (_shift(a, offset, kind) - b).square().flatten(1).mean(1)
-        best = torch.where((error < smallest)[:, None], offset, best)
-        smallest = torch.minimum(error, smallest)
-    return best
+def _best_offset(
+    a: Tensor, b: Tensor, centre: Tensor, down: Tensor, right: Tensor, kind: str
+) -> Tensor:
+    """The `centre` (B, 2) plus a step of `down` and of `right` with the smallest squared error.
+
+    A shift is one of the rows and one of the columns: two matrix products for many at once.
+    """
+    rows = _shift_matrices(centre[:, :1] + down, a.shape[-2], kind)
+    moved = rows[:, :, None] @ a[:, None]  # (B, steps, C, H, W)
+    columns = _shift_matrices(centre[:, 1:] + right, a.shape[-1], kind).mT
+    errors = [  # one at a time: all of them would be a thousand images
+        (moved @ columns[:, None, None, k] - b[:, None]).square().flatten(2).mean(2)
+        for k in range(len(right))
+    ]
+    index = torch.stack(errors, dim=2).flatten(1).argmin(1)
+    step = torch.stack([down[index // len(right)], right[index % len(right)]], dim=1)
+    return centre + step
+
+
+def _shift_matrices(offset: Tensor, size: int, kind: str) -> Tensor:
+    """`_shift` of lines of `size` pixels by each `offset` (B, n), as matrices (B, n, size, size)."""
+    pixel = torch.arange(size).to(offset)
+    t = (pixel[:, None] - pixel - offset[..., None, None]).abs()
+    if kind == "bilinear":
+        return (1 - t).clamp(min=0)
+    near = (1.25 * t - 2.25) * t**2 + 1  # Keys' kernel with a = -3/4, as in PyTorch
+    far = -0.75 * (((t - 5) * t + 8) * t - 4)
+    return torch.where(t <= 1, near, torch.where(t < 2, far, 0.0))
 
 
 def _best_whole_shift(a: Tensor, b: Tensor) -> Tensor:

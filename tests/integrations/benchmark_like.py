@@ -213,7 +213,7 @@ class BlackHole(Operator):
 
 
 class Waves(Operator):
-    """Full-waveform inversion: a list of receivers, NumPy inside, one image at a time, with a 1/2."""
+    """Full-waveform inversion: a list of receivers, NumPy inside, a loss that has its half."""
 
     def __init__(self, npix=8, shots=3, **options):
         super().__init__(unnorm_shift=3.0, **options)
@@ -228,12 +228,11 @@ class Waves(Operator):
 
     def loss(self, pred, observation):
         images = self.unnormalize(pred).detach().numpy()
-        return torch.tensor(
-            [
-                sum(0.5 * ((s - r.data) ** 2).sum() for s, r in zip(self._shots(x), observation))
-                for x in images
-            ]
-        )
+        losses = [
+            sum(0.5 * ((s - r.data) ** 2).sum() for s, r in zip(shots, observation, strict=True))
+            for shots in (self._shots(image) for image in images)
+        ]
+        return torch.tensor(losses)
 
     def gradient(self, pred, observation, return_loss=False):
         image = self.unnormalize(pred).detach().numpy()[0, 0]

@@ -98,7 +98,8 @@ def test_four_samples_are_different_right_and_the_same_alone(name, fast):
         torch.manual_seed(5)
         alone = algorithm(name, net, op, fast=fast, batch_size=1).inference(observation, 4, False)
     assert together.shape == (4, net.img_channels, net.img_resolution, net.img_resolution)
-    assert together.dtype == torch.float32 and not together.requires_grad
+    assert together.dtype == torch.float32
+    assert not together.requires_grad
     for k in range(4):
         for j in range(k):
             assert torch.linalg.norm(together[k] - together[j]) > 1e-3
@@ -122,7 +123,8 @@ def test_operators_that_ignore_batches_are_looped_over_with_one_warning():
     slopes, values = problem.misfit.gradient(z)
     for k in range(3):
         slope, value = problem.misfit.gradient(z[k : k + 1])
-        assert torch.allclose(slopes[k], slope[0]) and torch.allclose(values[k], value[0])
+        assert torch.allclose(slopes[k], slope[0])
+        assert torch.allclose(values[k], value[0])
     for name in ("kspace", "black hole"):
         net, op, observation, _ = setting(name)
         with warnings.catch_warnings():
@@ -166,7 +168,7 @@ def test_a_list_of_receivers_and_a_loss_that_has_its_half():
 def test_an_operator_without_gradient_is_refused_in_a_sentence():
     op, net = Flow(sigma_noise=0.1), Network(1, 8)
     observation = op({"target": torch.randn(1, 1, 8, 8)})
-    with pytest.raises(DataError, match="Flow has no gradient.*algorithm=enkg"):
+    with pytest.raises(DataError, match=r"Flow has no gradient.*algorithm=enkg"):
         Algorithm(net, op, levels=2).inference(observation)
     op.gradient = None
     with pytest.raises(TypeError):  # a mistake of the operator's author, passed on
@@ -192,7 +194,7 @@ def test_svd_methods_take_its_vectors_or_compute_them(own, tmp_path, monkeypatch
     import pooch
 
     monkeypatch.setattr(pooch, "os_cache", lambda name: tmp_path)
-    net, op, observation, target = setting("scattering", svd=own)
+    net, op, observation, _target = setting("scattering", svd=own)
     found = Algorithm(net, op, "ddrm", levels=100)
     problem = found.problem(observation)
     svd = problem.svd()
@@ -250,10 +252,10 @@ def test_the_global_generators_stay_as_they_are_and_seeds_decide():
     net, op, observation, _ = setting("kspace")
     found = algorithm("kspace", net, op)
     torch.manual_seed(11)
-    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     one = found.inference(observation, 2, verbose=False)
     assert torch.equal(torch.get_rng_state(), before)
-    assert (np.random.get_state()[1] == numpy_before).all()
+    assert (np.random.get_state()[1] == numpy_before).all()  # noqa: NPY002
     torch.randn(7)  # what others draw does not matter
     assert torch.equal(found.inference(observation, 2, verbose=False), one)
     torch.manual_seed(12)
@@ -272,7 +274,8 @@ def test_the_network_is_frozen_and_sees_batches():
     net, op, observation, _ = setting("kspace")
     net.train()
     found = algorithm("kspace", net, op)
-    assert not net.training and not any(p.requires_grad for p in net.parameters())
+    assert not net.training
+    assert not any(p.requires_grad for p in net.parameters())
     found.inference(observation, 3, verbose=False)
     assert net.largest_batch == 3
 
@@ -322,7 +325,7 @@ def test_nan_raises():
 
 def test_wrong_options_networks_and_noise_are_refused():
     net, op, observation, _ = setting("scattering")
-    with pytest.raises(ValueError, match="has no option 'level'.*levels"):
+    with pytest.raises(ValueError, match=r"has no option 'level'.*levels"):
         Algorithm(net, op, level=3)
     with pytest.raises(ValueError, match=r"algorithm.method.method: there is no 'lmap'.*LMAPS"):
         Algorithm(net, op, "lmap")
@@ -339,9 +342,11 @@ def test_tuned_settings_are_those_of_the_operator_and_options_come_on_top():
     net, op, _, _ = setting("scattering", receivers=170)
     assert recognise(op).settings == "scattering_180"
     plain = Algorithm(net, op, tuned=True)
-    assert plain.solver.kappa == 3.0 and plain.solver.local.iterations == 30
+    assert plain.solver.kappa == 3.0
+    assert plain.solver.local.iterations == 30
     other = Algorithm(net, op, tuned=True, levels=5, local={"iterations": 7})
-    assert other.solver.levels == 5 and other.solver.local.iterations == 7
+    assert other.solver.levels == 5
+    assert other.solver.local.iterations == 7
     assert other.solver.local.tolerance == plain.solver.local.tolerance
     steps = Algorithm(net, op, tuned=True, local={"method": "gradient_steps", "steps": 3})
     assert type(steps.solver.local).__name__ == "GradientSteps"

@@ -183,8 +183,10 @@ def test_an_unknown_operator_works_by_its_loss_and_gradient_divided_by_its_noise
     slopes, values = problem.misfit.gradient(z)
     assert torch.allclose(values, 0.5 * op.loss(z, observation) / 0.05**2)
     assert torch.allclose(slopes, 0.5 * op.gradient(z, observation) / 0.05**2)
+    observation = observation.requires_grad_()  # as where an operator has parameters
     samples = Algorithm(net, op, "dps", levels=5).inference(observation, 2, verbose=False)
     assert torch.isfinite(samples).all()
+    assert not samples.requires_grad
     with pytest.raises(ValueError, match="needs a problem that is gaussian"):
         Algorithm(net, op, "ddrm").inference(observation)
 

@@ -72,12 +72,9 @@ def make_problem(
     """
     shape, prior = image_shape(net), denoiser(net)
     like = torch.empty(0, dtype=torch.float32, device=_device(op, observation))
-    if isinstance(observation, Tensor) and not bool(torch.isfinite(observation).all()):
-        bad = int((~torch.isfinite(observation)).sum())
-        raise DataError(
-            f"the observation of {type(op).__name__} holds {bad} NaN or infinite number(s) of "
-            f"{observation.numel()}: look at its target and its noise settings."
-        )
+    if isinstance(observation, Tensor):
+        observation = observation.detach()  # some hang on parameters of the operator
+        _check_data(op, observation)
     with matmul_precision("highest"):
         misfit = _replaced(known, observation, noise, shape) if known and fast else None
         if misfit is None and known:
@@ -137,6 +134,15 @@ def image_shape(net: Any) -> tuple[int, int, int]:
         ) from error
 
 
+def _check_data(op: Any, observation: Tensor) -> None:
+    bad = int((~torch.isfinite(observation)).sum())
+    if bad:
+        raise DataError(
+            f"the observation of {type(op).__name__} holds {bad} NaN or infinite number(s) of "
+            f"{observation.numel()}: look at its target and its noise settings."
+        )
+
+
 def _replaced(
     known: Known, observation: Tensor, noise: float | None, shape: tuple[int, ...]
 ) -> Misfit | None:
@@ -194,11 +200,8 @@ def _with_vectors(misfit: Misfit, op: Any, shape: tuple[int, ...], like: Tensor)
         found = BornSVD(outer.to("cpu")).to(like.device)
     else:
         return misfit  # the loop refuses it, and says what is missing
-    assert isinstance(misfit, GaussianMisfit)
-    data = misfit.y
-    if found.data_shape != tuple(data.shape[1:]):
-        return misfit
-    return GaussianMisfit(found, data, misfit.sigma) @ physical(op, shape)
+    gaussian = misfit.gaussian()
+    return GaussianMisfit(found, gaussian.y, gaussian.sigma) @ physical(op, shape)
 
 
 def _device(op: Any, observation: Any) -> torch.device:

@@ -20,6 +20,7 @@ from benchmark_like import (
 from lmaps_science.cards.methods import build_solver
 from lmaps_science.integrations.inversebench import Algorithm
 from lmaps_science.integrations.inversebench.known import recognise
+from lmaps_science.integrations.inversebench.operators import random_image
 from lmaps_science.io import DataError
 from lmaps_science.misfit import GaussianMisfit
 from lmaps_science.physics.closure_misfit import ClosureMisfit
@@ -141,6 +142,15 @@ def test_an_operator_that_only_looks_like_a_known_one_is_left_alone(name):
     with pytest.warns(UserWarning, match="cannot be replaced.*differ"):
         problem = algorithm(name, net, op).problem(observation)
     assert "of the benchmark" in repr(problem.misfit.operator.__dict__.get("outer", problem.misfit))
+
+
+def test_data_like_those_of_the_random_image_are_no_reason_to_doubt_our_operator():
+    """Of their difference float32 keeps few digits; any image of noise is like any other here."""
+    op, net = Scattering(), Network(1, 16)
+    observation = op({"target": 0.999 * random_image((1, 16, 16), torch.empty(0))})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Algorithm(net, op).problem(observation)
 
 
 def test_amplitudes_among_the_data_are_the_benchmarks_own_business():

@@ -199,7 +199,7 @@ def kspace(checkout, folder):
     for image in images:
         scan = np.fft.fft2(np.fft.ifftshift(maps * image, axes), norm="ortho")
         noise = rng.normal(size=(2, *scan.shape))
-        scans.append((np.fft.fftshift(scan, axes) + 3e-6 * (noise[0] + 1j * noise[1])))
+        scans.append(np.fft.fftshift(scan, axes) + 3e-6 * (noise[0] + 1j * noise[1]))
     database(folder / "data" / "mvue", images)
     database(folder / "data" / "kspace", [scan.astype(np.complex64) for scan in scans])
     database(folder / "data" / "s_maps", [maps, maps])

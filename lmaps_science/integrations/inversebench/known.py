@@ -83,11 +83,16 @@ class Known(ABC):
     def disagreement(self, ours: Misfit, observation: Tensor) -> float:
         """Largest relative difference of data, loss and gradient, for one random image.
 
+        It is a dim one. Were it as bright as the object, its data would be nearly those observed,
+        and what is compared the rounding of their difference.
+
         Args:
             ours: on normalised images.
             observation: what the benchmark passes.
         """
-        z = random_image(ours.operator.image_shape, ours.like)
+        decode = physical(self.op, ours.operator.image_shape)
+        z = random_image(decode.image_shape, ours.like)
+        z = decode.to_model(0.05 * decode(z))
         slope, loss = gradient(self.op, z, observation)
         mine, value = ours.gradient(z)
         unit = self.loss_unit * ours.objective_scale

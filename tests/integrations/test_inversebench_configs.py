@@ -5,10 +5,13 @@ import inspect
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from benchmark_like import BlackHole, KSpace, Network, Scattering
 
 from lmaps_science import load_card
 from lmaps_science.cards.methods import build_solver
@@ -97,6 +100,30 @@ def test_each_is_complete_and_says_on_what_it_was_tuned(file):
     )
 
 
+OPERATORS = {"scattering": (Scattering, 1, 16), "mri": (KSpace, 2, 24)}
+OPERATORS["blackhole"] = (BlackHole, 1, 16)
+
+
+@pytest.mark.parametrize(
+    "file", [f for f in FILES if not method_of(f).get("tuned")], ids=lambda file: file.stem
+)
+def test_each_runs_on_the_operator_it_is_for(file, tmp_path, monkeypatch):
+    import pooch
+
+    monkeypatch.setattr(pooch, "os_cache", lambda name: tmp_path)  # of singular vectors
+    problem = next(name for name in OPERATORS if re.search(rf"_{name}(_|$)", file.stem))
+    kind, channels, npix = OPERATORS[problem]
+    op, net = kind(), Network(channels, npix)
+    options = {k: v for k, v in method_of(file).items() if k not in ("_target_", "_convert_")}
+    # The published steps are for 128 x 128 pixels; on few they are too long.
+    if file.stem.endswith("_paper"):
+        options["local"] = options["local"] | {"learning_rate": 1e-4, "steps": 2}
+    observation = op({"target": torch.zeros(1, channels, npix, npix) + 0.1})
+    algorithm = Algorithm(net, op, **(options | {"levels": 2}))
+    samples = algorithm.inference(observation, 2, verbose=False)
+    assert samples.shape == (2, channels, npix, npix)
+
+
 def test_every_method_that_its_operators_suffice_for_has_one():
     """All but frequency hopping, whose operators the benchmark does not have."""
     from lmaps_science.sampling import Solver
@@ -140,6 +167,20 @@ def test_the_list_has_every_configuration_and_its_command_line():
     wrong = listed("dapss")
     assert wrong.returncode == 1
     assert "no configuration" in wrong.stderr
+
+
+def test_the_wheel_holds_the_configurations_and_the_plugin_of_a_namespace(tmp_path):
+    pytest.importorskip("hatchling", reason="builds the wheel with hatchling (extra dev)")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True, cwd=ROOT, timeout=120)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    folder = "lmaps_science/integrations/inversebench/conf"
+    assert {f"{folder}/algorithm/{file.name}" for file in FILES} | {
+        f"{folder}/__init__.py"
+    } <= names
+    assert "hydra_plugins/lmaps_inversebench/__init__.py" in names
+    assert "hydra_plugins/__init__.py" not in names  # others' plug-ins would vanish
 
 
 def test_the_list_needs_neither_pytorch_nor_hydra():

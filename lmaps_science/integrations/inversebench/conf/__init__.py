@@ -1,0 +1,1 @@
+"""Hydra configurations, found as `pkg://lmaps_science.integrations.inversebench.conf`."""

@@ -218,7 +218,7 @@ def _best_offset(
 
 
 def _shift_matrices(offset: Tensor, size: int, kind: str) -> Tensor:
-    """`_shift` of lines of `size` pixels by each `offset` (B, n), as matrices (B, n, size, size)."""
+    """`_shift` of lines of pixels by each `offset` (B, n), as matrices (B, n, size, size)."""
     pixel = torch.arange(size).to(offset)
     t = (pixel[:, None] - pixel - offset[..., None, None]).abs()
     if kind == "bilinear":

@@ -23,15 +23,12 @@ pytest.importorskip("hydra", reason="needs hydra-core (extra inversebench)")
 
 def run(program, folder, *arguments, plugin=True, path=()):
     """What it printed; it must succeed."""
-    roots = [str(HERE), *map(str, path)]
-    if plugin:
-        roots.append(str(ROOT))
-    else:  # the package without the plug-in beside it
-        link = folder / "without_plugin"
-        link.mkdir(exist_ok=True)
-        if not (link / "lmaps_science").exists():
-            (link / "lmaps_science").symlink_to(ROOT / "lmaps_science")
-        roots.append(str(link))
+    roots = [str(HERE), *map(str, path), str(ROOT)]
+    if not plugin:  # an ordinary package of that name hides all namespace ones: no plug-in is found
+        hidden = folder / "without_plugins" / "hydra_plugins"
+        hidden.mkdir(parents=True, exist_ok=True)
+        (hidden / "__init__.py").touch()
+        roots.insert(0, str(hidden.parent))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(roots), "MPLBACKEND": "Agg"}
     environment["OMP_NUM_THREADS"] = "1"
     found = subprocess.run(
@@ -93,7 +90,7 @@ def test_without_the_plugin_a_search_path_will_do(tmp_path):
     refused = subprocess.run(
         [sys.executable, str(APP), "algorithm=lmaps_dps_mri"],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": f"{HERE}:{tmp_path / 'without_plugin'}"},
+        env={**os.environ, "PYTHONPATH": f"{tmp_path / 'without_plugins'}:{HERE}:{ROOT}"},
         capture_output=True,
         text=True,
     )

@@ -9,8 +9,8 @@ from __future__ import annotations
 import datetime
 import errno
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from typing import Any, Literal
 from lmaps_science.cards.inputs import differences, identity, made_from, settings
 from lmaps_science.cards.load import build_problem, find_device
 from lmaps_science.cards.problem import Problem
+from lmaps_science.cards.schema import Card
 from lmaps_science.cards.sections import NetworkSection
 from lmaps_science.io import read_netcdf
 from lmaps_science.io.files import DataError, atomic_write, sha256
@@ -49,12 +50,21 @@ class Outcome:
 # ---------------------------------------------------------------- what is there
 
 
-def _settings(batch: Batch, observation: Observation) -> dict[str, Any]:
-    """All on which the result depends, from the card and the files, without loading anything."""
-    card = batch.card_of(observation)
-    inputs = made_from(card, batch.card, observation.data)
-    keys = (observation.key,)
-    return settings(card, inputs, card.solver(), batch.samples, batch.seed, keys)
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """An observation, its card, and all on which its result depends; nothing is loaded yet."""
+
+    observation: Observation
+    card: Card
+    settings: dict[str, Any]
+
+    @classmethod
+    def of(cls, batch: Batch, observation: Observation) -> _Task:
+        card = batch.card_of(observation)
+        inputs = made_from(card, batch.card, observation.data)
+        keys = (observation.key,)
+        found = settings(card, inputs, card.solver(), batch.samples, batch.seed, keys)
+        return cls(observation, card, found)
 
 
 def _known(folder: Path) -> dict[str, Any]:
@@ -93,13 +103,14 @@ def check_settings(batch: Batch, observations: Sequence[Observation]) -> None:
             raise DataError(
                 f"{folder} holds a result that does not say how it was made: give another --out."
             )
-        now = json.loads(json.dumps(_settings(batch, observation), default=str))
-        found = differences(known, now)
-        if found:
+        found = _Task.of(batch, observation).settings
+        now = json.loads(json.dumps(found, default=str))
+        changed = differences(known, now)
+        if changed:
             raise DataError(
-                f"{folder} holds a result of other settings: {'; '.join(found[:5])}"
-                f"{f'; and {len(found) - 5} more' if len(found) > 5 else ''}. Give the same, or "
-                "another --out."
+                f"{folder} holds a result of other settings: {'; '.join(changed[:5])}"
+                f"{f'; and {len(changed) - 5} more' if len(changed) > 5 else ''}. Give the same, "
+                "or another --out."
             )
 
 
@@ -125,29 +136,29 @@ def run_group(batch: Batch, group: Group, after_level: AfterLevel | None = None)
         OSError: the disk is full.
     """
     outcomes: dict[str, Outcome] = {}
-    missing: list[Observation] = []
+    tasks: list[_Task] = []
     for observation in group:
         with _reported(batch, observation, outcomes):
-            if _finished(batch.folder(observation), _settings(batch, observation)):
+            task = _Task.of(batch, observation)
+            tasks.append(task)
+            if _finished(batch.folder(observation), task.settings):
                 outcomes[observation.name] = Outcome(observation.name, "found")
-            else:
-                missing.append(observation)
-    if missing:
-        problems = {}
-        for observation in group:
-            if observation.name not in outcomes or outcomes[observation.name].status == "found":
-                with _reported(batch, observation, outcomes):
-                    problems[observation] = load(batch, observation)
-        wanted = [observation for observation in missing if observation in problems]
-        if wanted:
-            _reconstruct(batch, problems, wanted, outcomes, after_level)
+    if any(task.observation.name not in outcomes for task in tasks):
+        problems: dict[_Task, Problem] = {}
+        for task in tasks:
+            found = task.observation.name in outcomes  # it keeps company alone
+            with suppress(Exception) if found else _reported(batch, task.observation, outcomes):
+                problems[task] = load(batch, task.observation, task.card)
+        missing = [task for task in problems if task.observation.name not in outcomes]
+        if missing:
+            _reconstruct(batch, problems, missing, outcomes, after_level)
     return [outcomes[observation.name] for observation in group]
 
 
 def _reconstruct(
     batch: Batch,
-    problems: Mapping[Observation, Problem],
-    wanted: Sequence[Observation],
+    problems: Mapping[_Task, Problem],
+    missing: Sequence[_Task],
     outcomes: dict[str, Outcome],
     after_level: AfterLevel | None,
 ) -> None:
@@ -158,30 +169,30 @@ def _reconstruct(
         except (ValueError, FloatingPointError, MemoryError, RuntimeError) as error:
             # They do not fit together, or into memory, or one diverges: alone, it is seen which.
             _tell_once(f"note: some observations are reconstructed one by one: {error}")
+            _checkpoint(batch, problems).unlink(missing_ok=True)
         else:
-            for observation in wanted:
-                with _reported(batch, observation, outcomes):
-                    _write(batch, observation, problems[observation], results[observation])
-                    outcomes[observation.name] = Outcome(observation.name, "done")
+            for task in missing:
+                with _reported(batch, task.observation, outcomes):
+                    _write(batch, task.observation, problems[task], results[task])
+                    outcomes[task.observation.name] = Outcome(task.observation.name, "done")
             _checkpoint(batch, problems).unlink(missing_ok=True)
             return
-        _checkpoint(batch, problems).unlink(missing_ok=True)
-    for observation in wanted:
-        alone = {observation: problems[observation]}
-        with _reported(batch, observation, outcomes):
+    for task in missing:
+        alone = {task: problems[task]}
+        with _reported(batch, task.observation, outcomes):
             try:
-                result = _sampled(batch, alone, after_level)[observation]
-                _write(batch, observation, problems[observation], result)
+                result = _sampled(batch, alone, after_level)[task]
+                _write(batch, task.observation, problems[task], result)
             except Exception:
                 _checkpoint(batch, alone).unlink(missing_ok=True)  # it leads nowhere else
                 raise
-            outcomes[observation.name] = Outcome(observation.name, "done")
+            outcomes[task.observation.name] = Outcome(task.observation.name, "done")
         _checkpoint(batch, alone).unlink(missing_ok=True)
 
 
 def _sampled(
-    batch: Batch, problems: Mapping[Observation, Problem], after_level: AfterLevel | None
-) -> dict[Observation, Result]:
+    batch: Batch, problems: Mapping[_Task, Problem], after_level: AfterLevel | None
+) -> dict[_Task, Result]:
     first = next(iter(problems.values()))
     joined = stack(list(problems.values())) if len(problems) > 1 else first
     result = sample(
@@ -196,14 +207,14 @@ def _sampled(
         checkpoint_every=None,
     )
     return {
-        observation: replace(part, template=problem.template)
-        for (observation, problem), part in zip(problems.items(), result.split(), strict=True)
+        task: replace(part, template=problem.template)
+        for (task, problem), part in zip(problems.items(), result.split(), strict=True)
     }
 
 
-def _checkpoint(batch: Batch, problems: Mapping[Observation, Problem]) -> Path:
+def _checkpoint(batch: Batch, tasks: Iterable[_Task]) -> Path:
     """Of these observations together: others of the folder do not go on from it."""
-    text = {"of": [_settings(batch, observation) for observation in problems], "size": batch.size}
+    text = {"of": [task.settings for task in tasks], "size": batch.size}
     return Path(batch.out) / f"checkpoint-{identity(text)[:12]}.pt"
 
 
@@ -260,8 +271,10 @@ def _tell_once(line: str) -> None:
 _SHARED: dict[str, Denoiser] = {}  # the network in use: read once by each process
 
 
-def load(batch: Batch, observation: Observation) -> Problem:
-    card, device = batch.card_of(observation), find_device(batch.device)
+def load(batch: Batch, observation: Observation, card: Card | None = None) -> Problem:
+    """The problem of an observation; the prior's network is read once."""
+    card = batch.card_of(observation) if card is None else card
+    device = find_device(batch.device)
     section = getattr(card, "prior", None)
     name = None
     if isinstance(section, NetworkSection):

@@ -21,14 +21,15 @@ from collections import Counter
 from pathlib import Path
 
 CARD = "black_hole/simulated"
-OVERRIDES = {"solver.levels": 20, "solver.local.iterations": 10}
+OVERRIDES = {"solver.levels": 20, "solver.local.iterations": 10}  # timed beside the bare loop
+SHORT = {"solver.levels": 4, "solver.local.iterations": 5}  # of which many are run
 SAMPLES = 2
 
 
-def options(count):
+def options(count, overrides):
     return {
         "each": f"phantom:0-{count - 1}",
-        "overrides": OVERRIDES,
+        "overrides": overrides,
         "n_samples": SAMPLES,
         "figures": False,
         "progress": False,
@@ -57,7 +58,7 @@ def overhead(out, count):
         analysed += time.process_time() - after
     bare -= analysed - (time.process_time() - after)
     started = time.process_time()
-    reconstruct_many(CARD, out=out, **options(count))
+    reconstruct_many(CARD, out=out, **options(count, OVERRIDES))
     engine = time.process_time() - started
     return {"sample": sampled, "bare loop": bare, "analysis": analysed, "engine": engine}
 
@@ -78,7 +79,7 @@ def work(out, shard, count):
         original(work, observation, *rest)
 
     batch._write = write
-    reconstruct_many(CARD, out=out, shard=shard, **options(count))
+    reconstruct_many(CARD, out=out, shard=shard, **options(count, SHORT))
 
 
 def supervise(out, count, kills):

@@ -91,10 +91,10 @@ def open_netcdf(path: str | os.PathLike[str]) -> xr.Dataset:
         return _decode(dataset.assign({name: dataset[name].compute() for name in text}))
 
 
-def write_zarr(path: str | os.PathLike[str], dataset: xr.Dataset) -> None:
-    """Write `dataset` to a new Zarr store (format 2), a folder, chunk by chunk (extra `collect`).
+def write_zarr(path: str | os.PathLike[str], dataset: xr.Dataset, *, force: bool = False) -> None:
+    """Write `dataset` to a Zarr store (format 2), a folder, chunk by chunk (extra `collect`).
 
-    Complex numbers and attributes are kept as in NetCDF, see above.
+    Complex numbers and attributes are kept as in NetCDF, see above. `force` replaces a store.
 
     Raises:
         DataError: the folder to write to does not exist, or there is something at `path`.
@@ -102,12 +102,21 @@ def write_zarr(path: str | os.PathLike[str], dataset: xr.Dataset) -> None:
     """
     _require("zarr", "Zarr stores are written by zarr")
     path = require_parent(path)
-    if path.exists():
-        raise DataError(f"{path} exists: give another name, or remove it.")
+    replaces = force and (path / ".zgroup").is_file()
+    if path.exists() and not replaces:
+        raise DataError(
+            f"{path} exists{' and is no Zarr store' if force else ''}: give another name."
+        )
     temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex[:12]}{path.suffix}")
     try:
         _encode(dataset).to_zarr(temporary, mode="w-", zarr_format=2, consolidated=True)
-        temporary.rename(path)
+        if replaces:
+            before = temporary.with_suffix(".before")
+            path.rename(before)
+            temporary.rename(path)
+            shutil.rmtree(before, ignore_errors=True)
+        else:
+            temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from lmaps_science.cards.registry import find_kind
 from lmaps_science.io.files import DataError, names
-from lmaps_science.io.results import open_netcdf, plain_json, require_result
+from lmaps_science.io.folders import new_file
+from lmaps_science.io.results import open_netcdf, plain_json, read_netcdf, require_result
 from lmaps_science.report.runs import FAILED, FINISHED, RESULT, UNFINISHED, Run, find_runs
 from lmaps_science.report.scores import check_alike, failed
 
-__all__ = ["collect", "join"]
+__all__ = ["collect", "join", "join_folders", "write_volume"]
 
 OBSERVATION, METHOD = "observation", "method"
 NOT_BEGUN = "not begun"
@@ -97,6 +103,58 @@ def join(results: Sequence[xr.Dataset], dimension: str) -> xr.Dataset:
     if double:
         raise DataError(f"several results are of {dimension} {names(double)}: give each once.")
     return _join(dict(zip(found, results, strict=True)), dimension)
+
+
+def join_folders(paths: Iterable[str | os.PathLike[str]], dimension: str) -> xr.Dataset:
+    """The finished results of one batch joined along its series, in its order; see `join`.
+
+    Lazily where dask is there (extra `collect`), else in memory.
+
+    Raises:
+        DataError: they are of several methods, or not of a series of this name.
+    """
+    runs = find_runs(paths)
+    read = open_netcdf if importlib.util.find_spec("dask") else read_netcdf
+    found = [read(run.folder / RESULT) for run in runs.of(FINISHED)]
+    if len(runs.methods) > 1 or not found:
+        raise DataError(
+            f"one volume is made of the results of one batch; here are {runs.describe()}."
+        )
+    each = [data.attrs.get("each") for data in found]
+    if not all(isinstance(e, Mapping) and isinstance(e.get(dimension), int) for e in each):
+        known = sorted({str(key) for e in each if isinstance(e, Mapping) for key in e})
+        raise DataError(
+            f"the results are not a series of {dimension} (known here: {names(known)}): give the "
+            f"name that stood before the colon of `lmaps batch --each`."
+        )
+    return join(sorted(found, key=lambda data: int(data.attrs["each"][dimension])), dimension)
+
+
+def write_volume(
+    folder: str | os.PathLike[str], data: xr.Dataset, *, force: bool = False
+) -> list[Path]:
+    """Write joined results in the format of their field, such as NIfTI, where it has one.
+
+    Args:
+        folder: to write to.
+        data: of `join`.
+        force: replace files that are there.
+
+    Returns:
+        The files.
+
+    Raises:
+        DataError: a file is there; or the field refuses, such as slices with gaps.
+    """
+    kind = find_kind(data.attrs.get("kind"), "the joined results")
+    written = []
+    with tempfile.TemporaryDirectory(prefix=".volume-", dir=folder) as staging:
+        kind.write_volume(Path(staging), data)
+        files = sorted(Path(staging).iterdir())
+        targets = [new_file(Path(folder) / file.name, force) for file in files]
+        for file, target in zip(files, targets, strict=True):
+            written.append(Path(shutil.move(file, target)))
+    return written
 
 
 def _join(results: Mapping[Any, xr.Dataset], dimension: str) -> xr.Dataset:

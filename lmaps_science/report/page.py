@@ -92,11 +92,10 @@ def write_report(
         DataError: no results, or of several kinds.
         OSError: the disk is full.
     """
-    runs = find_runs(paths)
     album = Album()
-    outcomes = read_outcomes(runs, album)
+    outcomes = read_outcomes(find_runs(paths), album)
     album.finish()
-    runs = runs.updated(outcome.run for outcome in outcomes)
+    runs = outcomes.runs
     figures = _figures(outcomes, most_megabytes * 1e6)
     rows, compared = summarise(outcomes), []
     if len(runs.methods) > 1:

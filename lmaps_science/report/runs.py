@@ -16,6 +16,7 @@ __all__ = ["FAILED", "FINISHED", "UNFINISHED", "Run", "Runs", "find_runs"]
 
 FINISHED, FAILED, UNFINISHED = "finished", "failed", "unfinished"
 RESULT, FAILURE = "result.nc", "failure.json"
+BEGUN = re.compile(r"checkpoint-.*\.pt|\.writing-.*")  # of a run, or of a batch
 MOST_TEXT = 1 << 20  # bytes of a failure
 
 
@@ -46,11 +47,13 @@ class Runs:
         all: the runs.
         methods: in the order in which they were found.
         ignored: folders beside them that hold no run.
+        going_on: folders of batches with a checkpoint: not all of their runs have folders yet.
     """
 
     all: Sequence[Run]
     methods: Sequence[str]
     ignored: Sequence[Path] = ()
+    going_on: Sequence[Path] = ()
 
     def of(self, state: str) -> list[Run]:
         """Those in this state."""
@@ -82,6 +85,8 @@ class Runs:
         text = f"{len(self.names)} observations{several}: {', '.join(counts)}"
         if self.ignored:
             text += f"; ignored, no results: {names((p.name for p in self.ignored), 20)}"
+        if self.going_on:
+            text += f"; not at its end: {names(p.name for p in self.going_on)}"
         return text
 
 
@@ -118,7 +123,11 @@ def find_runs(paths: Iterable[str | os.PathLike[str]]) -> Runs:
         found += new
         ignored += other
     unique = {run.folder: run for run in found}.values()
-    return Runs(sorted(unique, key=lambda r: (natural(r.name), r.method)), list(homes), ignored)
+    ordered = sorted(unique, key=lambda run: (natural(run.name), run.method))
+    going_on = [
+        home for home in homes.values() if any(BEGUN.fullmatch(p.name) for p in home.iterdir())
+    ]
+    return Runs(ordered, list(homes), ignored, going_on)
 
 
 def natural(name: str) -> list[tuple[int, str]]:
@@ -128,45 +137,38 @@ def natural(name: str) -> list[tuple[int, str]]:
 
 
 def _runs_in(top: Path) -> tuple[list[Run], list[Path]]:
-    if _is_run(top) and any(top.iterdir()):
+    """The runs in a folder, and the folders in it that are none."""
+    if _is_run(top):
         return [_run(top)], []
-    children = sorted(child for child in top.iterdir() if child.is_dir() and _visible(child))
-    runs = [_run(child) for child in children if _is_run(child)]
-    rest = [child for child in children if not _is_run(child)]
-    batches = [
-        child for child in rest if any(_is_run(c) and any(c.iterdir()) for c in _folders(child))
-    ]
-    if batches and any(any(run.folder.iterdir()) for run in runs):
-        raise DataError(
-            f"{top} holds observations ({names(run.name for run in runs)}) and folders of "
-            f"observations ({names(batch.name for batch in batches)}): give those one by one."
-        )
+    runs = [_run(child) for child in _folders(top) if _is_run(child)]
+    rest = [child for child in _folders(top) if not _is_run(child)]
+    batches = [child for child in rest if any(_is_run(inner) for inner in _folders(child))]
     ignored = [child for child in rest if child not in batches]
     if not batches:
         return runs, ignored
-    ignored += [run.folder for run in runs]  # empty ones
-    runs = []
-    for batch in batches:
-        inner = _folders(batch)
-        runs += [_run(child) for child in inner if _is_run(child)]
-        ignored += [child for child in inner if not _is_run(child)]
-    return runs, ignored
+    full = [run.name for run in runs if any(run.folder.iterdir())]
+    if full:
+        raise DataError(
+            f"{top} holds observations ({names(full)}) and folders of observations "
+            f"({names(batch.name for batch in batches)}): give those one by one."
+        )
+    ignored += [run.folder for run in runs]  # empty ones, beside the batches
+    inside = [child for batch in batches for child in _folders(batch)]
+    ignored += [child for child in inside if not _is_run(child)]
+    return [_run(child) for child in inside if _is_run(child)], ignored
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(child for child in folder.iterdir() if child.is_dir() and _visible(child))
-
-
-def _visible(folder: Path) -> bool:
-    return not folder.name.startswith(".")
+    children = (child for child in folder.iterdir() if not child.name.startswith("."))
+    return sorted(child for child in children if child.is_dir())
 
 
 def _is_run(folder: Path) -> bool:
     """Whether a folder is that of one observation; an empty one was made for one."""
     inside = [child.name for child in folder.iterdir()]
-    own = (RESULT, FAILURE)
-    began = re.compile(r"checkpoint-.*\.pt|\.writing-.*")
-    return not inside or any(name in own or began.fullmatch(name) for name in inside)
+    if RESULT in inside or FAILURE in inside:
+        return True
+    return not _folders(folder) and (not inside or any(map(BEGUN.fullmatch, inside)))
 
 
 def _run(folder: Path) -> Run:

@@ -17,6 +17,7 @@ from lmaps_science.report.runs import FAILED, FINISHED, RESULT, Run, Runs
 __all__ = [
     "OF",
     "Outcome",
+    "Outcomes",
     "Score",
     "average",
     "check_alike",
@@ -71,9 +72,15 @@ class Outcome:
         return str(self.attrs.get("verdict", "not judged")) if done else self.run.state
 
 
-def read_outcomes(
-    runs: Runs, seen: Callable[[Run, xr.Dataset], object] | None = None
-) -> list[Outcome]:
+class Outcomes(list[Outcome]):
+    """Those of all runs; `runs` has their states, after all were read."""
+
+    def __init__(self, found: Iterable[Outcome], runs: Runs):
+        super().__init__(found)
+        self.runs = runs
+
+
+def read_outcomes(runs: Runs, seen: Callable[[Run, xr.Dataset], object] | None = None) -> Outcomes:
     """The metrics of all runs, read one by one.
 
     Args:
@@ -87,7 +94,7 @@ def read_outcomes(
         DataError: they are of several kinds; results of one name, by several methods, are of
             different data.
     """
-    found = []
+    found: list[Outcome] = []
     for run in runs.all:
         if run.state != FINISHED:
             found.append(Outcome(run, {}, {}, {}))
@@ -105,7 +112,7 @@ def read_outcomes(
         if seen is not None:
             seen(run, data)
     check_alike([(outcome.run, outcome.attrs) for outcome in found if outcome.attrs])
-    return found
+    return Outcomes(found, runs.updated(outcome.run for outcome in found))
 
 
 def failed(run: Run, error: Exception) -> Run:

@@ -6,12 +6,11 @@ import csv
 import io
 import math
 import re
+import textwrap
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-from lmaps_science.io.files import DataError
 from lmaps_science.report.scores import OF, Outcome, Score
-from lmaps_science.report.statistics import FEW, Estimate, Row, metric_names
+from lmaps_science.report.statistics import FEW, Estimate, Row, differences, metric_names, summarise
 
 __all__ = [
     "FORMATS",
@@ -21,25 +20,12 @@ __all__ = [
     "number",
     "observations_table",
     "summary_table",
-    "table_format",
+    "summary_text",
 ]
 
 FORMATS = {".csv": "csv", ".md": "markdown", ".tex": "latex"}
 NONE = "none"  # a ring that is not there has no size
 Escape = Callable[[str], str]
-
-
-def table_format(path: Path) -> str:
-    """The format that a file's suffix tells.
-
-    Raises:
-        DataError: none does.
-    """
-    if path.suffix.lower() not in FORMATS:
-        raise DataError(
-            f"{path}: the suffix tells the format of a table: {', '.join(FORMATS)}, e.g. table.csv."
-        )
-    return FORMATS[path.suffix.lower()]
 
 
 def number(value: float, digits: int = 4) -> str:
@@ -124,6 +110,37 @@ def summary_table(rows: Sequence[Row], style: str = "markdown", *, errors: bool 
         cells = [estimate_text(e, most, errors) for e in row.of.values()]
         body.append([name, *([row.method] if several else []), str(most), *cells])
     return _typeset(style, header, body, 2 if several else 1)
+
+
+def summary_text(
+    outcomes: Sequence[Outcome], style: str = "markdown", reference: str | None = None
+) -> str:
+    """Means, and where there are several methods differences, each with a line that explains it.
+
+    Args:
+        outcomes: of `read_outcomes`.
+        style: "csv" (one table of all, without explanations), "markdown" or "latex".
+        reference: the method that the others are compared with; default: the first.
+
+    Raises:
+        DataError: no such method.
+    """
+    rows = summarise(outcomes)
+    compared = (
+        differences(outcomes, reference) if reference or len({r.method for r in rows}) > 1 else []
+    )
+    if style == "csv":
+        return summary_table([*rows, *compared], style)
+    parts = [summary_table(rows, style), _note(caption(rows), style)] if rows else []
+    if compared:
+        parts += [summary_table(compared, style, errors=True)]
+        parts += [_note(caption(compared, errors=True), style)]
+    return "\n".join(parts)
+
+
+def _note(text: str, style: str) -> str:
+    lines = textwrap.wrap(text, 96)
+    return "".join(f"{'% ' if style == 'latex' else ''}{line}\n" for line in lines)
 
 
 def caption(rows: Sequence[Row], *, errors: bool = False) -> str:

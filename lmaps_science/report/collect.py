@@ -221,9 +221,10 @@ def _flat(data: xr.Dataset) -> xr.Dataset:
         if _scored(key) and isinstance(values, Mapping):
             for metric, value in values.items():
                 units = data[metric].attrs if metric in data else {}
-                score = np.nan if value is None else float(value)
+                score = float(value) if isinstance(value, (int, float)) else np.nan
                 new[f"{metric}_of_{key.removeprefix('metrics_of_')}"] = ((), score, units)
-    new["best"] = ((), int(data.attrs.get("best", 0)))
+    if isinstance(data.attrs.get("best"), int):
+        new["best"] = ((), data.attrs["best"])
     new["verdict"] = ((), str(data.attrs.get("verdict", "not judged")))
     return data.drop_attrs(deep=False).assign(new)
 

@@ -71,6 +71,11 @@ class Outcome:
         done = self.run.state == FINISHED
         return str(self.attrs.get("verdict", "not judged")) if done else self.run.state
 
+    def lines(self, key: str) -> list[str]:
+        """An attribute that is a list of sentences."""
+        found = self.attrs.get(key, [])
+        return [str(line) for line in found] if isinstance(found, list) else [str(found)]
+
 
 class Outcomes(list[Outcome]):
     """Those of all runs; `runs` has their states, after all were read."""
@@ -125,7 +130,7 @@ def check_alike(found: Sequence[tuple[Run, Mapping[str, Any]]]) -> None:
     kinds: dict[str, str] = {}
     data: dict[str, tuple[Run, str]] = {}
     for run, attrs in found:
-        kinds.setdefault(str(attrs.get("kind", "unknown")), str(run.folder))
+        kinds.setdefault(str(attrs.get("kind", "unknown")), run.name)
         made_of = _data_of(attrs)
         other, before = data.setdefault(run.name, (run, made_of))
         if made_of and before and made_of != before:
@@ -135,7 +140,7 @@ def check_alike(found: Sequence[tuple[Run, Mapping[str, Any]]]) -> None:
                 "observations. Rename one of the folders."
             )
     if len(kinds) > 1:
-        told = names(f"{folder} is of kind {kind}" for kind, folder in kinds.items())
+        told = names(f"{kind} ({name})" for kind, name in kinds.items())
         raise DataError(f"the results are of several kinds: {told}. Give those of one at a time.")
 
 
@@ -162,11 +167,14 @@ def _score(data: xr.Dataset, name: str, unit: str) -> Score:
     values = data[name].values
     of_mean = data.attrs.get("metrics_of_mean", {})
     mean = of_mean.get(name) if isinstance(of_mean, Mapping) else None
+    best = data.attrs.get("best")
+    if type(best) is not int or not 0 <= best < len(values):  # of a result without a kind
+        best = int(data["misfit"].values[-1].argmin())
     return Score(
         average(values, unit),
         deviation(values, unit),
-        float(values[int(data.attrs.get("best", 0))]),
-        np.nan if mean is None else float(mean),
+        float(values[best]),
+        float(mean) if isinstance(mean, (int, float)) else float("nan"),
     )
 
 

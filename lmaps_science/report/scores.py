@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from scipy import stats
+from tqdm import tqdm
 
 from lmaps_science.io.files import DataError, names
 from lmaps_science.io.results import read_netcdf, require_result
@@ -100,7 +101,8 @@ def read_outcomes(runs: Runs, seen: Callable[[Run, xr.Dataset], object] | None =
             different data.
     """
     found: list[Outcome] = []
-    for run in runs.all:
+    many = None if len(runs.all) > 50 else True  # None: where somebody watches
+    for run in tqdm(runs.all, "reading", unit="result", leave=False, disable=many):
         if run.state != FINISHED:
             found.append(Outcome(run, {}, {}, {}))
             continue

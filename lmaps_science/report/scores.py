@@ -185,7 +185,9 @@ def average(values: Iterable[float], unit: str) -> float:
     finite = _finite(values)
     if not len(finite):
         return float("nan")
-    return float(stats.circmean(finite, high=360) if unit == ANGLE else finite.mean())
+    if unit == ANGLE:
+        return float(np.round(stats.circmean(finite, high=360), 9) % 360)  # not 360 less an epsilon
+    return float(finite.mean())
 
 
 def deviation(values: Iterable[float], unit: str) -> float:

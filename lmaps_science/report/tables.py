@@ -168,7 +168,7 @@ def estimate_parts(e: Estimate, most: int, errors: bool) -> tuple[str, str, str]
     """The same in three: the mean, ± its spread, its interval and n."""
     spread = e.error if errors else e.deviation
     interval = f"[{number(e.low)}, {number(e.high)}]" if math.isfinite(e.low) else ""
-    few = f"(n = {e.n})" if e.n < most else ""
+    few = f"(n = {e.n})" if 0 < e.n < most else ""
     return (
         number(e.mean),
         f"± {number(spread, 2)}" if math.isfinite(spread) else "",

@@ -53,6 +53,10 @@ from .priors import (
 from .problems.black_hole.baselines import regularised_maximum_likelihood
 from .problems.black_hole.figures import plot_uv
 from .problems.black_hole.phantoms import BlackHoleImages
+from .report import (
+    collect,
+    write_report,
+)
 from .runner import (
     reconstruct,
     reconstruct_many,
@@ -103,6 +107,7 @@ __all__ = [
     "Solver",
     "TrainingSettings",
     "Visibilities",
+    "collect",
     "fetch",
     "from_diffusers",
     "from_function",
@@ -127,5 +132,6 @@ __all__ = [
     "train",
     "write_fits",
     "write_netcdf",
+    "write_report",
     "write_uvfits",
 ]

@@ -1,4 +1,4 @@
-"""The command line: `lmaps run`, `batch`, `simulate`, `info`, `problems`, `data`, `prior`.
+"""The command line: `lmaps run`, `batch`, `collect`, `report`, `info`, `problems`, `data`, ...
 
 Everything heavy is imported inside the commands, so that `lmaps --help` answers at once.
 """
@@ -12,6 +12,7 @@ import typer
 
 from lmaps_science.cards.registry import kinds, recipes
 from lmaps_science.commands import DEBUG, PLAIN, Force, OnceCommand, reported
+from lmaps_science.report_commands import app as report_app
 
 app = typer.Typer(
     help="Reconstruct scientific images from indirect measurements with diffusion priors.",
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 prior_app = typer.Typer(help="Train a prior, describe one, draw from one.", **PLAIN)
 app.add_typer(prior_app, name="prior")
+app.registered_commands += report_app.registered_commands
 for _kind in kinds().values():
     _group = _kind.command_group()
     if _group is not None:

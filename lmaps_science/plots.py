@@ -11,9 +11,9 @@ import io
 import math
 import os
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -21,12 +21,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lmaps_science.cards.problem import Problem
-from lmaps_science.cards.registry import find_kind
+from lmaps_science.cards.registry import find_kind, kinds
 from lmaps_science.io.files import DataError, atomic_write
 from lmaps_science.io.results import require_result
 from lmaps_science.sampling import Result
 
-__all__ = ["Picture", "finish", "history", "plot_reconstruction", "plot_samples", "verdict"]
+__all__ = [
+    "Picture",
+    "Shades",
+    "finish",
+    "history",
+    "plot_reconstruction",
+    "plot_samples",
+    "shades",
+    "verdict",
+]
 
 POINTS = "#1f5f8b"
 PATH = str | os.PathLike[str]
@@ -39,6 +48,37 @@ class Picture(Figure):
         buffer = io.BytesIO()
         self.savefig(buffer, format="png", dpi=90)
         return buffer.getvalue()
+
+
+class Shades(NamedTuple):
+    """Images as small pictures show them, on one scale.
+
+    Attributes:
+        values: (H, W) each, the first row above.
+        colours: the name of a colormap of Matplotlib.
+        low, high: the values at its ends.
+    """
+
+    values: list[np.ndarray]
+    colours: str
+    low: float
+    high: float
+
+
+def shades(images: Sequence[xr.DataArray], kind: str | None = None) -> Shades:
+    """How small pictures show images of a kind side by side: as its figures do, or plainly.
+
+    Args:
+        images: without samples, each of dimensions of its own.
+        kind: the attribute `kind` of their results.
+    """
+    known = None if kind is None else kinds().get(kind)
+    own = None if known is None else known.shades(images)
+    if own is not None:
+        return Shades(*own)
+    values = [_flat(image) for image in images]
+    ends = [float(end(v[np.isfinite(v)], initial=0)) for v in values for end in (np.min, np.max)]
+    return Shades(values, "gray", min(ends), max(ends))
 
 
 def plot_reconstruction(

@@ -22,12 +22,13 @@ LEVELS = [  # modules and sub-packages, each one unit; siblings on a level do no
     {"plots", "commands"},
     {"problems"},
     {"runner", "report", "integrations"},
+    {"report_commands"},
     {"cli"},
 ]
 LEVEL_OF = {unit: level for level, units in enumerate(LEVELS) for unit in units}
 OPTIONAL = {
     "accelerate", "dask", "deepinv", "diffusers", "distributed", "ehtim", "finufft", "hydra",
-    "ismrmrd", "lmdb", "nibabel", "pylops", "sigpy",
+    "ismrmrd", "jinja2", "lmdb", "nibabel", "pylops", "sigpy", "zarr",
 }  # fmt: skip
 # Importing the package must stay quick and need no display: these, too, wait until they are used.
 SLOW = {"astropy", "IPython", "matplotlib", "pooch"}

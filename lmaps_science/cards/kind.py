@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,9 +53,12 @@ class Kind:
         cards: the folder with its cards (`*.yaml`) and weights.
         card: the class of its cards, a `Card`.
         figures: a module with `reconstruction(data)` and `samples(data, most=...)`, which draw what
-            `Problem.analyse` gives, a Figure each.
+            `Problem.analyse` gives, a Figure each; and, where small pictures should not be grey,
+            `shades(images)`, which gives the `Shades` of images without samples.
         export: `export(folder, data, each_sample)`, which writes files in the field's formats
             beside `result.nc`, or "".
+        volume: `volume(folder, data)`, which writes results that `report.join` put together along
+            a first dimension, such as the slices of a volume, in the field's formats, or "".
         recipes: how its priors are trained, a dict of `Recipe` by name, or "".
         commands: a `typer.Typer` whose commands are added to `lmaps`, or "". The module should
             import what is heavy inside of its functions.
@@ -72,6 +75,7 @@ class Kind:
     card: str = "card:Card"
     figures: str = "figures"
     export: str = ""
+    volume: str = ""
     recipes: str = ""
     commands: str = ""
     benchmark: str = ""
@@ -96,6 +100,16 @@ class Kind:
         """Write files in the field's own formats, where it has any."""
         if self.export:
             self._load(self.export)(folder, data, each_sample)
+
+    def write_volume(self, folder: Path, data: xr.Dataset) -> None:
+        """Write joined results in the field's own formats, where it has any."""
+        if self.volume:
+            self._load(self.volume)(folder, data)
+
+    def shades(self, images: Sequence[xr.DataArray]) -> tuple[Any, ...] | None:
+        """How small pictures show images: the parts of `Shades`; None for plainly."""
+        own = getattr(self._load(self.figures), "shades", None)
+        return None if own is None else tuple(own(images))
 
     def training_recipes(self) -> dict[str, Recipe]:
         """How its priors are trained, by name; none, and a warning, where they fail to load."""

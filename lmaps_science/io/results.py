@@ -7,25 +7,45 @@ string, a number or an array as JSON. `read_netcdf` undoes all three.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import shutil
+import uuid
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from lmaps_science.io.files import DataError, atomic_write, names, require_file, require_memory
+from lmaps_science.io.files import (
+    DataError,
+    atomic_write,
+    names,
+    require_file,
+    require_memory,
+    require_parent,
+)
 from lmaps_science.io.hdf5 import check_hdf5
 
-__all__ = ["plain_json", "read_netcdf", "require_result", "write_netcdf"]
+__all__ = [
+    "open_netcdf",
+    "plain_json",
+    "read_netcdf",
+    "require_result",
+    "write_netcdf",
+    "write_zarr",
+]
 
 _JSON = "json:"
 _PART = "complex_part_of"
 
 
 def write_netcdf(path: str | os.PathLike[str], dataset: xr.Dataset) -> None:
-    """Write `dataset` to a NetCDF-4 file at `path`, atomically.
+    """Write `dataset` to a NetCDF-4 file at `path`, atomically; lazy arrays chunk by chunk.
 
     Raises:
         DataError: the folder does not exist, or `dataset` is not an xarray.Dataset.
@@ -47,6 +67,68 @@ def read_netcdf(path: str | os.PathLike[str]) -> xr.Dataset:
     Raises:
         DataError: no such file, not a complete NetCDF-4 file, or one larger than the memory.
     """
+    with _readable(path) as (path, n_bytes):
+        require_memory(path, "arrays", n_bytes)
+        with xr.open_dataset(path, engine="h5netcdf", decode_times=False) as opened:
+            dataset = opened.load()
+        dataset.encoding = {}
+        return _decode(dataset)
+
+
+def open_netcdf(path: str | os.PathLike[str]) -> xr.Dataset:
+    """The same with arrays that are read when they are computed (extra `collect`: dask).
+
+    The file is opened again when it is needed, so it must stay as it is. Text is read at once.
+
+    Raises:
+        DataError: as `read_netcdf`, but for the memory.
+        ImportError: dask is missing.
+    """
+    _require("dask", "Arrays of many files are read lazily through dask")
+    with _readable(path) as (path, _):
+        dataset = xr.open_dataset(path, engine="h5netcdf", decode_times=False, chunks={})
+        text = [name for name, variable in dataset.variables.items() if variable.dtype == object]
+        return _decode(dataset.assign({name: dataset[name].compute() for name in text}))
+
+
+def write_zarr(path: str | os.PathLike[str], dataset: xr.Dataset, *, force: bool = False) -> None:
+    """Write `dataset` to a Zarr store (format 2), a folder, chunk by chunk (extra `collect`).
+
+    Complex numbers and attributes are kept as in NetCDF, see above. `force` replaces a store.
+
+    Raises:
+        DataError: the folder to write to does not exist, or there is something at `path`.
+        ImportError: zarr is missing.
+    """
+    _require("zarr", "Zarr stores are written by zarr")
+    path = require_parent(path)
+    replaces = force and (path / ".zgroup").is_file()
+    if path.exists() and not replaces:
+        raise DataError(
+            f"{path} exists{' and is no Zarr store' if force else ''}: give another name."
+        )
+    temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex[:12]}{path.suffix}")
+    try:
+        _encode(dataset).to_zarr(temporary, mode="w-", zarr_format=2, consolidated=True)
+        if replaces:
+            before = temporary.with_suffix(".before")
+            path.rename(before)
+            temporary.rename(path)
+            shutil.rmtree(before, ignore_errors=True)
+        else:
+            temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _require(package: str, what: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise ImportError(f"{what}, which is missing: pip install 'lmaps-science[collect]'.")
+
+
+@contextmanager
+def _readable(path: str | os.PathLike[str]) -> Iterator[tuple[Path, int]]:
+    """A checked path and the bytes of its arrays; whatever fails within is one error of ours."""
     path = require_file(path)
     unreadable = (
         f"{path} cannot be read as NetCDF-4: it is truncated, damaged or of another format. Write "
@@ -58,17 +140,14 @@ def read_netcdf(path: str | os.PathLike[str]) -> xr.Dataset:
         if str(error).endswith("it again."):
             raise DataError(unreadable) from error
         raise
-    require_memory(path, "arrays", n_bytes)
     try:
         # Units such as "hours" are physical here: xarray must not turn them into dates.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with xr.open_dataset(path, engine="h5netcdf", decode_times=False) as opened:
-                dataset = opened.load()
-        dataset.encoding = {}
-        return _decode(dataset)
+            yield path, n_bytes
     except DataError as error:
-        raise DataError(f"{path}: {error}") from error
+        told = str(error).startswith(str(path))
+        raise DataError(str(error) if told else f"{path}: {error}") from error
     except Exception as error:  # of damaged files xarray and HDF5 say almost anything
         raise DataError(unreadable) from error
 
@@ -106,11 +185,11 @@ def _encode(dataset: xr.Dataset) -> xr.Dataset:
     for key, variable in dataset.variables.items():
         name = str(key)
         attrs = _encode_attrs(variable.attrs)
-        if not np.iscomplexobj(variable.values):
+        if not np.issubdtype(variable.dtype, np.complexfloating):
             encoded[name].attrs = attrs
             continue
         for part in ("real", "imag"):
-            split = variable.copy(data=getattr(variable.values, part).copy())
+            split = variable.copy(data=getattr(variable.data, part).copy())
             split.attrs = {**attrs, _PART: name}
             encoded[f"{name}_{part}"] = split
         if name in dataset.coords:
@@ -129,7 +208,7 @@ def _decode(dataset: xr.Dataset) -> xr.Dataset:
                 "with write_netcdf."
             )
         real, imag = (dataset[part].variable for part in parts)
-        joined = real.copy(data=real.values + 1j * imag.values)
+        joined = real.copy(data=real.data + 1j * imag.data)
         del joined.attrs[_PART]
         is_coordinate = f"{whole}_real" in dataset.coords
         dataset = dataset.drop_vars([f"{whole}_real", f"{whole}_imag"])

@@ -14,9 +14,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Circle
 
 from lmaps_science.metrics import align, blur
-from lmaps_science.plots import PATH, POINTS, Picture, finish, history, verdict
+from lmaps_science.plots import PATH, POINTS, Picture, Shades, finish, history, verdict
 
-__all__ = ["plot_uv", "reconstruction", "samples"]
+__all__ = ["plot_uv", "reconstruction", "samples", "shades"]
 
 INTENSITY, SPREAD, SIGNED = "afmhot", "viridis", "RdBu_r"
 
@@ -143,6 +143,13 @@ def samples(data: xr.Dataset, *, most: int = 16) -> Figure:
     figure.supxlabel("relative right ascension (µas)", fontsize=10)
     figure.supylabel("relative declination (µas)", fontsize=10)
     return figure
+
+
+def shades(images: Sequence[xr.DataArray]) -> Shades:
+    """Small pictures of images on one scale, in the colours of the figures."""
+    values = [image.values for image in images]
+    low, high = _limits([np.nan_to_num(v) for v in values])
+    return Shades(values, SIGNED if low < 0 else INTENSITY, low, high)
 
 
 def plot_uv(observation: xr.Dataset, path: PATH | None = None) -> Figure:

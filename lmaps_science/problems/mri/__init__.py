@@ -11,6 +11,7 @@ KIND = Kind(
     shipped_folder("problems") / "mri",
     card="card:MRICard",
     export="export:write_images",
+    volume="export:write_volume",
     recipes="recipes:RECIPES",
     benchmark="inversebench:MRIScores",
 )

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from lmaps_science.io import write_nifti
+from lmaps_science.io import DataError, write_nifti
 
-__all__ = ["write_images"]
+__all__ = ["write_images", "write_volume"]
 
 
 def write_images(folder: Path, data: xr.Dataset, each_sample: bool) -> None:
@@ -19,6 +19,31 @@ def write_images(folder: Path, data: xr.Dataset, each_sample: bool) -> None:
         images |= {f"sample_{k:03d}": image for k, image in enumerate(data["image"])}
     for name, image in images.items():
         write_nifti(folder / f"{name}.nii.gz", np.hypot(*image.values), _voxel_mm(image))
+
+
+def write_volume(folder: Path, data: xr.Dataset) -> None:
+    """`volume.nii.gz`: the mean of each slice, stacked along the first dimension of `data`.
+
+    Its coordinate is the slices' distance where it has the unit mm. Else they are numbered, their
+    distance is not known, and a millimetre in the file.
+
+    Raises:
+        DataError: slices are missing between others.
+        ImportError: nibabel is missing.
+    """
+    image = data["image_mean"]
+    axis = str(image.dims[0])
+    position = image[axis].values
+    steps = np.diff(position) if np.issubdtype(position.dtype, np.number) else np.ones(1)
+    step = abs(float(np.median(steps))) if len(steps) else 1.0
+    if len(steps) and not np.allclose(steps, steps[0], rtol=1e-3):
+        raise DataError(
+            f"the {axis}s of the volume are not evenly spaced (steps of {steps.min():g} to "
+            f"{steps.max():g}): some are missing, and NIfTI has no gaps. Finish them first."
+        )
+    thickness = step if image[axis].attrs.get("units") == "mm" else 1.0
+    magnitude = np.hypot(*image.transpose("part", axis, "y", "x").values)
+    write_nifti(folder / "volume.nii.gz", magnitude, (thickness, *_voxel_mm(image)))
 
 
 def _voxel_mm(image: xr.DataArray) -> tuple[float, ...]:

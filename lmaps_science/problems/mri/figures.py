@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,9 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
-from lmaps_science.plots import Picture, history, verdict
+from lmaps_science.plots import Picture, Shades, history, verdict
 
-__all__ = ["reconstruction", "samples"]
+__all__ = ["reconstruction", "samples", "shades"]
 
 
 UNIT = "|x|, in units of its 99th percentile"
@@ -120,6 +121,12 @@ def samples(data: xr.Dataset, *, most: int = 16) -> Figure:
         axis.set_title(f"sample {k}{score}", fontsize=9)
     figure.colorbar(image, ax=axes, shrink=0.8, aspect=30, label=UNIT)
     return figure
+
+
+def shades(images: Sequence[xr.DataArray]) -> Shades:
+    """Small pictures of magnitudes, on the scale of the first."""
+    values = [magnitude(image) for image in images]
+    return Shades(values, "gray", 0.0, float(np.nanpercentile(values[0], 99.9)))
 
 
 def magnitude(image: xr.DataArray) -> np.ndarray:

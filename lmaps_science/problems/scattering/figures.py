@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,9 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.patches import Circle
 
-from lmaps_science.plots import POINTS, Picture, history, verdict
+from lmaps_science.plots import POINTS, Picture, Shades, history, verdict
 
-__all__ = ["reconstruction", "samples"]
+__all__ = ["reconstruction", "samples", "shades"]
 
 
 def reconstruction(data: xr.Dataset) -> Picture:
@@ -79,6 +80,12 @@ def samples(data: xr.Dataset, *, most: int = 16) -> Picture:
         _label(axis, left=k % columns == 0, below=k + columns >= len(shown))
     figure.colorbar(image, ax=axes, shrink=0.8, aspect=30, label="relative permittivity")
     return figure
+
+
+def shades(images: Sequence[xr.DataArray]) -> Shades:
+    """Small pictures of the relative permittivity, on the scale of the first."""
+    values = [1 + image.values for image in images]
+    return Shades(values, "viridis", 1.0, max(float(np.nanmax(values[0])), 1.0 + 1e-6))
 
 
 def _scored(title: str, name: str, data: xr.Dataset) -> str:

@@ -178,9 +178,10 @@ def batch(
 ) -> None:
     """Reconstruct many observations: files, slices of a volume, numbered phantoms.
 
-    Each gets a folder with the files of `lmaps run`. The same command goes on after an
-    interruption: what is finished, with the same settings and a right checksum, is left alone;
-    what failed, and says why in failure.json, is tried again. Exit code 1 where any failed.
+    Each gets a folder with the files of `lmaps run`; slices are joined to their volume, too. The
+    same command goes on after an interruption: what is finished, with the same settings and a
+    right checksum, is left alone; what failed, and says why in failure.json, is tried again. Exit
+    code 1 where any failed.
 
     \b
     lmaps batch black_hole/uvfits --data 'obs/*.uvfits' --out obs-results

@@ -21,7 +21,8 @@ LEVELS = [  # modules and sub-packages, each one unit; siblings on a level do no
     {"cards"},  # finds problems and solvers by their entry points, without importing them
     {"plots", "commands"},
     {"problems"},
-    {"runner", "report", "integrations"},
+    {"report"},
+    {"runner", "integrations"},
     {"report_commands"},
     {"cli"},
 ]

@@ -57,8 +57,9 @@ class Kind:
             `shades(images)`, which gives the `Shades` of images without samples.
         export: `export(folder, data, each_sample)`, which writes files in the field's formats
             beside `result.nc`, or "".
-        volume: `volume(folder, data)`, which writes results that `report.join` put together along
-            a first dimension, such as the slices of a volume, in the field's formats, or "".
+        volume: `volume(folder, data, name)`, which writes results that `report.join` put together
+            along a first dimension, such as the slices of a volume, in the field's formats, as
+            files of this name, or "".
         recipes: how its priors are trained, a dict of `Recipe` by name, or "".
         commands: a `typer.Typer` whose commands are added to `lmaps`, or "". The module should
             import what is heavy inside of its functions.
@@ -101,10 +102,10 @@ class Kind:
         if self.export:
             self._load(self.export)(folder, data, each_sample)
 
-    def write_volume(self, folder: Path, data: xr.Dataset) -> None:
-        """Write joined results in the field's own formats, where it has any."""
+    def write_volume(self, folder: Path, data: xr.Dataset, name: str) -> None:
+        """Write joined results in the field's own formats, where it has any, as `name` + suffix."""
         if self.volume:
-            self._load(self.volume)(folder, data)
+            self._load(self.volume)(folder, data, name)
 
     def shades(self, images: Sequence[xr.DataArray]) -> tuple[Any, ...] | None:
         """How small pictures show images: the parts of `Shades`; None for plainly."""

@@ -27,6 +27,7 @@ class Series:
         keys: of the card, and their values, where `{}` stands for the number.
         count: of the card and the data given with the command, how many there are; None where
             there is no end, so that a range must be given.
+        joins: whether their results make a volume.
 
     Example:
         series = {"phantom": Series({"observation.image": "phantom:{}"})}
@@ -34,6 +35,7 @@ class Series:
 
     keys: Mapping[str, str]
     count: Callable[[Any, str | Path | None], int] | None = field(default=None)
+    joins: bool = False
 
 
 def expand(text: str, card: Card, data: str | Path | None = None) -> list[dict[str, Any]]:
@@ -45,7 +47,7 @@ def expand(text: str, card: Card, data: str | Path | None = None) -> list[dict[s
         data: the file that holds them, where there is one.
 
     Returns:
-        For each observation `{"each": {NAME: number}, "overrides": {key: value}}`.
+        For each observation `{"each": {NAME: number}, "overrides": {key: value}, "joins": ...}`.
 
     Raises:
         DataError: no such series, or no such range.
@@ -71,6 +73,7 @@ def expand(text: str, card: Card, data: str | Path | None = None) -> list[dict[s
         {
             "each": {name: number},
             "overrides": {key: value.format(number) for key, value in series.keys.items()},
+            "joins": series.joins,
         }
         for number in chosen
     ]

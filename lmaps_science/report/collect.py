@@ -131,13 +131,14 @@ def join_folders(paths: Iterable[str | os.PathLike[str]], dimension: str) -> xr.
 
 
 def write_volume(
-    folder: str | os.PathLike[str], data: xr.Dataset, *, force: bool = False
+    folder: str | os.PathLike[str], data: xr.Dataset, *, name: str = "volume", force: bool = False
 ) -> list[Path]:
     """Write joined results in the format of their field, such as NIfTI, where it has one.
 
     Args:
         folder: to write to.
         data: of `join`.
+        name: of the files, without suffix.
         force: replace files that are there.
 
     Returns:
@@ -149,7 +150,7 @@ def write_volume(
     kind = find_kind(data.attrs.get("kind"), "the joined results")
     written = []
     with tempfile.TemporaryDirectory(prefix=".volume-", dir=folder) as staging:
-        kind.write_volume(Path(staging), data)
+        kind.write_volume(Path(staging), data, name)
         files = sorted(Path(staging).iterdir())
         targets = [new_file(Path(folder) / file.name, force) for file in files]
         for file, target in zip(files, targets, strict=True):

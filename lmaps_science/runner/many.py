@@ -13,6 +13,7 @@ from lmaps_science.runner.batch import Group, Outcome, check_settings, run_group
 from lmaps_science.runner.memory import largest_batch
 from lmaps_science.runner.plan import Batch, find_observations, shard_of
 from lmaps_science.runner.signals import Sigterm, Terminated
+from lmaps_science.runner.volume import join_volumes
 from lmaps_science.sampling import State
 from lmaps_science.sampling.progress import Progress, say
 
@@ -75,6 +76,9 @@ def reconstruct_many(
     not on the others, nor on shards and workers. With another `batch_size` they agree within
     rounding, see `sample`.
 
+    The slices of a volume are joined into one dataset, and a file of the field's format, beside
+    their folders when all of them are done.
+
     Args:
         card, prior, overrides, preset, device: as in `load_problem`.
         data: files, folders, or patterns such as `obs/*.uvfits`.
@@ -128,6 +132,8 @@ def reconstruct_many(
         from lmaps_science.runner.dask import by_workers
 
         outcomes = list(by_workers(batch, groups, dask, progress))
+    done = [outcome.name for outcome in outcomes if outcome.status == "done"]
+    join_volumes(batch, found, done, progress)
     return BatchReport(str(out), tuple(outcomes))
 
 

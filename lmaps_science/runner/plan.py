@@ -34,6 +34,7 @@ class Observation:
         overrides: of the card.
         key: of its random numbers, see `InverseProblem.keys`: made from `each` and what the file
             holds, so that it is the same in any batch, folder or order.
+        volume: the name of what its series joins, or "".
     """
 
     name: str
@@ -41,6 +42,7 @@ class Observation:
     each: Mapping[str, int] = field(default_factory=dict)
     overrides: Mapping[str, Any] = field(default_factory=dict)
     key: int = 0
+    volume: str = ""
 
     def __hash__(self) -> int:
         return hash(self.name)
@@ -130,7 +132,11 @@ def find_observations(
     card, found = batch.card_of(), []
     stems = _names([f for f in files if f is not None])
     for file in files or [None]:
-        series = [{"each": {}, "overrides": {}}] if each is None else expand(each, card, file)
+        series = (
+            [{"each": {}, "overrides": {}, "joins": False}]
+            if each is None
+            else expand(each, card, file)
+        )
         for item in series:
             found.append(_observation(file, stems.get(file or ""), item, series))
     both = set(found[0].overrides) & set(batch.overrides)
@@ -187,7 +193,8 @@ def _observation(
     there = file is not None and Path(file).exists()
     content = f"{fingerprint(file) if file and there else file} {sorted(item['each'].items())}"
     key = int(hashlib.sha256(content.encode()).hexdigest()[:8], 16)
-    return Observation(name, file, item["each"], item["overrides"], key)
+    volume = (stem or "volume") if item["joins"] else ""
+    return Observation(name, file, item["each"], item["overrides"], key, volume)
 
 
 def shard_of(text: str | None) -> tuple[int, int]:

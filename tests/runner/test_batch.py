@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from lmaps_science import read_netcdf, reconstruct_many
+from lmaps_science import load_problem, read_netcdf, reconstruct_many
 from lmaps_science.io import DataError
 from lmaps_science.runner import Terminated, batch, memory
 from lmaps_science.runner.plan import Batch, find_observations, shard_of
@@ -252,6 +252,59 @@ def test_the_largest_batch_is_measured(tmp_path, monkeypatch):
     assert tried == [2, 4, 8, 16]
     monkeypatch.setattr(memory, "_free", lambda problem: 7.6e6 / memory.SHARE)
     assert memory.largest_batch(work, found, tell=False) == 6  # 7 fit, three observations' worth
+
+
+# ---------------------------------------------------------------- volumes
+
+
+def slices(tmp_path, count=4):
+    """Slices of a Shepp-Logan head of different brightness, seen by coils."""
+    keys = {"kspace.npix": 48, "sampling.acceleration": None}
+    scan = load_problem("mri/simulated", prior="gaussian", overrides=keys)
+    kspace = scan.observation["kspace"].values
+    np.save(tmp_path / "scan.npy", np.stack([(1 + k) * kspace for k in range(count)]))
+    return str(tmp_path / "scan.npy")
+
+
+def run_slices(tmp_path, data, each="slice", **options):
+    keys = {"solver.levels": 2, "sampling.acceleration": 2}
+    return reconstruct_many(
+        "mri/kspace", data, tmp_path / "out", each=each, **{**QUIET, "overrides": keys, **options}
+    )
+
+
+def test_the_slices_of_a_volume_are_joined_when_all_are_done(tmp_path):
+    pytest.importorskip("nibabel", reason="needs nibabel (extra mri)")
+    pytest.importorskip("sigpy", reason="needs SigPy (extra mri)")
+    import nibabel
+
+    data = slices(tmp_path)
+    out = tmp_path / "out"
+    run_slices(tmp_path, data, shard="1/2")
+    assert not (out / "scan.nc").exists()
+    report = run_slices(tmp_path, data, shard="2/2", batch_size=4)
+    assert [o.name for o in report.outcomes] == ["scan-slice2", "scan-slice3"]
+    run_slices(tmp_path, data, batch_size=4)  # what the first part did one by one fits in here
+    volume = read_netcdf(out / "scan.nc")
+    assert volume["image_mean"].dims == ("slice", "part", "y", "x")
+    one = read_netcdf(out / "scan-slice2" / "result.nc")["image_mean"]
+    np.testing.assert_array_equal(volume["image_mean"][2], one)
+    nifti = nibabel.load(out / "scan.nii.gz")
+    assert nifti.shape == (48, 48, 4)
+    before = (out / "scan.nc").stat().st_mtime_ns
+    run_slices(tmp_path, data, batch_size=4)
+    assert (out / "scan.nc").stat().st_mtime_ns == before
+
+
+def test_a_volume_with_gaps_has_no_nifti(tmp_path, capsys):
+    pytest.importorskip("nibabel", reason="needs nibabel (extra mri)")
+    pytest.importorskip("sigpy", reason="needs SigPy (extra mri)")
+    run_slices(tmp_path, slices(tmp_path), "slice:0,1,3", progress=True)
+    assert list(read_netcdf(tmp_path / "out" / "scan.nc")["slice"].values) == [0, 1, 3]
+    assert not (tmp_path / "out" / "scan.nii.gz").exists()
+    assert "are not evenly spaced" in capsys.readouterr().err
+    with pytest.raises(DataError, match=r"give a file of k-space, e\.g\."):
+        run_slices(tmp_path, (), "slice")
 
 
 # ---------------------------------------------------------------- interruptions

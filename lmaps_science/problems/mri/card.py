@@ -136,7 +136,7 @@ class MRICard(Card):
     """Reconstruction of a complex image from undersampled multi-coil k-space."""
 
     series: ClassVar[Mapping[str, Series]] = {
-        "slice": Series({"kspace.slice": "{}"}, count=count_slices),
+        "slice": Series({"kspace.slice": "{}"}, count=count_slices, joins=True),
         "brain": Series({"kspace.image": "brain:{}", "kspace.seed": "{}"}),
     }
 

@@ -21,8 +21,8 @@ def write_images(folder: Path, data: xr.Dataset, each_sample: bool) -> None:
         write_nifti(folder / f"{name}.nii.gz", np.hypot(*image.values), _voxel_mm(image))
 
 
-def write_volume(folder: Path, data: xr.Dataset) -> None:
-    """`volume.nii.gz`: the mean of each slice, stacked along the first dimension of `data`.
+def write_volume(folder: Path, data: xr.Dataset, name: str) -> None:
+    """`NAME.nii.gz`: the mean of each slice, stacked along the first dimension of `data`.
 
     Its coordinate is the slices' distance where it has the unit mm. Else they are numbered, their
     distance is not known, and a millimetre in the file.
@@ -43,7 +43,7 @@ def write_volume(folder: Path, data: xr.Dataset) -> None:
         )
     thickness = step if image[axis].attrs.get("units") == "mm" else 1.0
     magnitude = np.hypot(*image.transpose("part", axis, "y", "x").values)
-    write_nifti(folder / "volume.nii.gz", magnitude, (thickness, *_voxel_mm(image)))
+    write_nifti(folder / f"{name}.nii.gz", magnitude, (thickness, *_voxel_mm(image)))
 
 
 def _voxel_mm(image: xr.DataArray) -> tuple[float, ...]:

@@ -148,8 +148,9 @@ def _benchmark(folders: Sequence[Path]) -> str:
 
     found = {}
     for folder in folders:
-        name = folder.name if folder.name not in found else str(folder)
-        found[name] = read_results(folder)
+        scores = read_results(folder)
+        name = str(scores.attrs.get("algorithm") or folder.name)
+        found[name if name not in found else f"{name} ({folder})"] = scores
     return str(benchmark_tables(found))
 
 

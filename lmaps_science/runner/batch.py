@@ -143,6 +143,8 @@ def run_group(batch: Batch, group: Group, after_level: AfterLevel | None = None)
             tasks.append(task)
             if _finished(batch.folder(observation), task.settings):
                 outcomes[observation.name] = Outcome(observation.name, "found")
+                # Where it was killed between the two, that of an earlier attempt is left.
+                (batch.folder(observation) / FAILURE).unlink(missing_ok=True)
     if any(task.observation.name not in outcomes for task in tasks):
         problems: dict[_Task, Problem] = {}
         for task in tasks:

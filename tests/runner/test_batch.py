@@ -196,8 +196,10 @@ def test_one_that_fails_does_not_keep_the_others(tmp_path):
     assert failure["data"].endswith("obs1.npy")
     assert "obs1: " in str(report)
     np.save(tmp_path / "obs1.npy", np.full((16, 16), 0.1))
+    (out / "obs2" / "failure.json").write_text("{}")  # killed before it was removed
     report = run(out, None, data=str(tmp_path / "*.npy"), batch_size=8)
     assert statuses(report) == ["found", "done", "found"]
+    assert not (out / "obs2" / "failure.json").exists()
     assert not (out / "obs1" / "failure.json").exists()
 
 

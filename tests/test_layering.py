@@ -23,7 +23,6 @@ LEVELS = [  # modules and sub-packages, each one unit; siblings on a level do no
     {"problems"},
     {"report"},
     {"runner", "integrations"},
-    {"report_commands"},
     {"cli"},
 ]
 LEVEL_OF = {unit: level for level, units in enumerate(LEVELS) for unit in units}

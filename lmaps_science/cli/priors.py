@@ -1,0 +1,158 @@
+"""The commands of priors: `lmaps prior train`, `info`, `sample`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lmaps_science.cards.registry import recipes
+from lmaps_science.commands import PLAIN, reported
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Train a prior, describe one, draw from one.", **PLAIN)
+
+
+@app.command("train")
+@reported
+def prior_train(
+    out: Annotated[Path, typer.Option(help="Folder for weights, checkpoints and samples.")],
+    like: Annotated[
+        str | None, typer.Option(help="Which shipped prior's images, network and settings to take.")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help=".npy file (n, H, W) in [0, 1] instead of its images.")
+    ] = None,
+    npix: Annotated[int | None, typer.Option(min=8, help="Another size of its images.")] = None,
+    channels: Annotated[int | None, typer.Option(min=8, help="Width of the network.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 20_000,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images a step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Its largest value.")] = None,
+    precision: Annotated[str, typer.Option(help="no (float32) or bf16.")] = "no",
+    initial: Annotated[
+        str | None,
+        typer.Option("--from", help="A prior's file: begin with its network and weights."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of images and noise.")] = 0,
+    validate_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 500,
+    description: Annotated[str, typer.Option(help="One paragraph, kept in the file.")] = "",
+) -> None:
+    """Train a prior, or go on training it.
+
+    The same command goes on from the last checkpoint in its folder. --like is black_hole, brain
+    (extra `brain`) or nuclei.
+
+    \b
+    lmaps prior train --out prior --steps 20000 --precision bf16
+    lmaps prior train --out prior --like brain
+    lmaps prior train --out prior --images my_images.npy
+    lmaps prior train --out prior --images my_images.npy --from a_prior.safetensors
+    accelerate launch -m lmaps_science.cli prior train --out prior
+    """
+    from dataclasses import replace
+
+    from lmaps_science.cards.sections import find_prior
+    from lmaps_science.io import DataError
+    from lmaps_science.io.files import suggestion
+    from lmaps_science.priors import load_prior
+    from lmaps_science.training import train
+
+    known = recipes()
+    like = next(iter(known)) if like is None else like
+    if like not in known:
+        raise DataError(
+            f"there is no shipped prior {like!r}.{suggestion(like, known)} Known: "
+            f"{', '.join(known)}."
+        )
+    recipe = known[like]
+    size = npix or recipe.npix
+    training: Any
+    validation: Any
+    if images is None:
+        training, validation = (recipe.images(size, s) for s in (seed, seed + 1))
+    else:
+        training, validation = _own_images(images, seed)
+    shape = list(training.batch(0, 1).shape[1:])
+    start: Any = None if initial is None else load_prior(find_prior(initial)).network
+    config = {**(recipe.config if start is None else start.config), "image_shape": shape}
+    if start is None and any(n % (config["patch"] * 8) for n in shape[1:]):
+        config["patch"] = 1
+    if channels is not None:
+        config["model_channels"] = channels
+    given: dict[str, Any] = {"batch_size": batch_size, "learning_rate": learning_rate}
+    options = replace(
+        recipe.settings,
+        steps=steps,
+        precision=precision,
+        seed=seed,
+        validate_every=validate_every,
+        **{name: value for name, value in given.items() if value is not None},
+    )
+    path = train(config, training, validation, out, options, initial=start, description=description)
+    typer.echo(f"written to {path}")
+
+
+@app.command("info")
+@reported
+def prior_describe(
+    prior: Annotated[str, typer.Argument(help="A .safetensors file, or shipped weights by name.")],
+) -> None:
+    """Describe a prior and its training.
+
+    \b
+    lmaps prior info prior/prior.safetensors
+    """
+    import yaml
+
+    from lmaps_science.cards.sections import find_prior
+    from lmaps_science.io import sha256
+    from lmaps_science.priors import prior_info
+
+    path = find_prior(prior)
+    facts = {**prior_info(path), "sha256": sha256(path)}
+    typer.echo(yaml.safe_dump(facts, sort_keys=False, allow_unicode=True, width=100).rstrip())
+
+
+@app.command("sample")
+@reported
+def prior_sample(
+    prior: Annotated[str, typer.Argument(help="A prior's file, or shipped weights by name.")],
+    out: Annotated[Path, typer.Option(help="Picture to write.")],
+    samples: Annotated[int, typer.Option(min=1, help="How many.")] = 32,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random numbers.")] = 0,
+    preconditioning: Annotated[
+        str | None, typer.Option(help="For .pt checkpoints: edm, vp, ve or iddpm.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = "auto",
+) -> None:
+    """Draw samples of a prior, without data.
+
+    \b
+    lmaps prior sample prior/prior.safetensors --out samples.png
+    lmaps prior sample blackhole.pt --preconditioning vp --out samples.png
+    """
+    from lmaps_science.cards.load import find_device
+    from lmaps_science.cards.sections import find_prior
+    from lmaps_science.priors import load_prior
+    from lmaps_science.training import sample_sheet
+
+    config = {"preconditioning": preconditioning} if preconditioning else None
+    found = load_prior(find_prior(prior), config=config, device=find_device(device))
+    sample_sheet(found, out, samples, seed)
+    typer.echo(f"written to {out}")
+
+
+def _own_images(path: Path, seed: int) -> tuple[Any, Any]:
+    """Training and validation images from a file: the last tenth is held out."""
+    from lmaps_science.cards.sections import read_array_file
+    from lmaps_science.io import DataError
+    from lmaps_science.training import ArrayImages
+
+    array = read_array_file(path)
+    array = array[:, None] if array.ndim == 3 else array
+    held_out = max(len(array) // 10, 1)
+    if array.ndim != 4 or len(array) < 2:
+        raise DataError(f"{path} has shape {array.shape}; it takes (n, H, W) with n > 1.")
+    return ArrayImages(array[:-held_out], seed), ArrayImages(array[-held_out:], seed)

@@ -1,0 +1,194 @@
+"""The commands that reconstruct: `lmaps run`, `lmaps batch`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from lmaps_science.commands import PLAIN, Force, reported
+
+__all__ = ["app"]
+
+app = typer.Typer(**PLAIN)
+
+
+@app.command()
+@reported
+def run(
+    card: Annotated[str, typer.Argument(help="A problem (see `lmaps problems`), or a YAML file.")],
+    out: Annotated[
+        str, typer.Option(metavar="FOLDER", help="Folder for the results; made if missing.")
+    ],
+    data: Annotated[
+        str | None, typer.Option(help="The measurements; for a simulation, the image to observe.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="How many samples.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random numbers.")] = 0,
+    preset: Annotated[str | None, typer.Option(help="Which of the card's solvers.")] = None,
+    prior: Annotated[
+        str | None, typer.Option(help="A prior's file, or 'gaussian'; default: the card's.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the card; repeatable."),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Samples that run side by side; default: all.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = "auto",
+    checkpoint: Annotated[
+        bool, typer.Option(help="Keep a checkpoint, from which the same command goes on.")
+    ] = True,
+    each_sample: Annotated[
+        bool, typer.Option(help="Write each sample as FITS or NIfTI, too.")
+    ] = False,
+    force: Force = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Tell nothing of progress.")] = False,
+) -> None:
+    """Reconstruct: data in, images out.
+
+    Runs a solver from several random starts: images that fit the data and look as the prior's do.
+    LMAPS looks for modes, so the spread of its samples is no calibrated uncertainty; a sampler of
+    the posterior is solver.method=daps. Writes result.nc (everything), the mean as FITS or NIfTI,
+    figure.png, samples.png and summary.txt/.json to a folder: all of them, or none.
+
+    An interrupted run goes on with the same command. A folder that holds results is refused
+    without --force, which replaces them and leaves all other files alone.
+
+    \b
+    lmaps run black_hole/simulated --out demo
+    lmaps run black_hole/m87_2017 --data SR1_M87_2017_095_lo_hops_netcal_StokesI.uvfits --out m87
+    lmaps run black_hole/uvfits --data my.uvfits --set observation.flux=0.6 --out mine
+    lmaps run black_hole/m87_2017 --set solver.levels=25 --set solver.local.iterations=10 --out m87
+    lmaps run black_hole/m87_2017 --set solver.method=dps --prior my_prior.safetensors --out dps
+    """
+    from lmaps_science.cards.load import load_problem
+    from lmaps_science.runner import describe, reconstruct
+
+    problem = load_problem(card, data, prior, _settings(settings), preset=preset, device=device)
+    typer.echo(f"{problem}\n", err=True)
+    analysed = reconstruct(
+        problem,
+        out,
+        samples,
+        seed,
+        batch_size=batch_size,
+        checkpoint=checkpoint,
+        each_sample=each_sample,
+        progress=not quiet,
+        force=force,
+    )
+    typer.echo(describe(analysed))
+    typer.echo(f"\nverdict: {analysed.attrs['verdict']}; written to {out}/")
+
+
+def _batch_size(text: str) -> int | str:
+    if text != "auto" and not (text.isdecimal() and int(text)):
+        raise typer.BadParameter(f"{text!r} is neither a number from 1 on nor auto.")
+    return text if text == "auto" else int(text)
+
+
+@app.command()
+@reported
+def batch(
+    card: Annotated[str, typer.Argument(help="A problem (see `lmaps problems`), or a YAML file.")],
+    out: Annotated[
+        str,
+        typer.Option(metavar="FOLDER", help="Gets a folder for each observation; made if missing."),
+    ],
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="A file, a folder, or a quoted pattern: 'obs/*.uvfits'; repeatable."),
+    ] = None,
+    listed: Annotated[
+        str | None,
+        typer.Option("--list", metavar="FILE", help="Text with a path or a pattern a line."),
+    ] = None,
+    each: Annotated[
+        str | None,
+        typer.Option(metavar="SERIES", help="slice, slice:0-9,12, phantom:0-99, or KEY:0-3."),
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="How many samples of each.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random numbers.")] = 0,
+    preset: Annotated[str | None, typer.Option(help="Which of the card's solvers.")] = None,
+    prior: Annotated[
+        str | None, typer.Option(help="A prior's file, or 'gaussian'; default: the card's.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the card; repeatable."),
+    ] = None,
+    batch_size: Annotated[
+        Any,
+        typer.Option(
+            metavar="N|auto",
+            parser=_batch_size,
+            help="Images side by side; auto: as many as fit; default: an observation's samples.",
+        ),
+    ] = None,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Part of the work; default: SLURM's array.")
+    ] = None,
+    dask: Annotated[
+        str | None, typer.Option(help="A scheduler's address or file, or local (extra `dask`).")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = "auto",
+    each_sample: Annotated[
+        bool, typer.Option(help="Write each sample as FITS or NIfTI, too.")
+    ] = False,
+    figures: Annotated[bool, typer.Option(help="Draw figure.png and samples.png of each.")] = True,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Tell nothing of progress.")] = False,
+) -> None:
+    """Reconstruct many observations: files, slices of a volume, numbered phantoms.
+
+    Each gets a folder with the files of `lmaps run`; slices are joined to their volume, too. The
+    same command goes on after an interruption: what is finished, with the same settings and a
+    right checksum, is left alone; what failed, and says why in failure.json, is tried again. Exit
+    code 1 where any failed.
+
+    \b
+    lmaps batch black_hole/uvfits --data 'obs/*.uvfits' --out obs-results
+    lmaps batch mri/kspace --data volume.h5 --each slice --out volume
+    lmaps batch scattering/linear_360 --each phantom:0-99 --batch-size auto --out table
+    lmaps batch mri/kspace --list scans.txt --shard 3/8 --out scans
+    lmaps batch mri/kspace --list scans.txt --dask tcp://node1:8786 --out scans
+    """
+    from lmaps_science.runner import reconstruct_many
+
+    report = reconstruct_many(
+        card,
+        data or (),
+        out,
+        samples,
+        seed,
+        each=each,
+        listed=listed,
+        prior=prior,
+        overrides=_settings(settings),
+        preset=preset,
+        batch_size=batch_size,
+        device=device,
+        each_sample=each_sample,
+        figures=figures,
+        shard=shard,
+        dask=dask,
+        progress=not quiet,
+    )
+    typer.echo(str(report))
+    if report.failed:
+        raise typer.Exit(1)
+
+
+def _settings(pairs: list[str] | None) -> dict[str, Any]:
+    from lmaps_science.io import DataError
+
+    settings = {}
+    for pair in pairs or []:
+        key, equals, value = pair.partition("=")
+        if not (key.strip() and equals):
+            raise DataError(f"--set {pair}: write KEY=VALUE, e.g. --set solver.levels=25")
+        if key.strip() in settings:
+            raise DataError(f"--set {key.strip()} was given twice: give one value.")
+        settings[key.strip()] = value
+    return settings

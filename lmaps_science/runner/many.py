@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from lmaps_science.io.files import make_folder, names
+from lmaps_science.io.files import DataError, make_folder, names
 from lmaps_science.runner.batch import Group, Outcome, check_settings, run_group
 from lmaps_science.runner.memory import largest_batch
 from lmaps_science.runner.plan import Batch, find_observations, shard_of
@@ -104,11 +104,13 @@ def reconstruct_many(
     Example:
         report = reconstruct_many("black_hole/uvfits", "obs/*.uvfits", "out", n_samples=8)
     """
+    if not os.fspath(out):
+        raise DataError("the folder for the results has no name: give one, e.g. out='results'.")
     patterns = [data] if isinstance(data, (str, os.PathLike)) else data
-    batch = Batch(
-        card=card,
-        out=str(make_folder(out or ".").resolve()),
-        prior=None if prior is None else str(prior),
+    batch = Batch(  # with absolute paths: workers may have started elsewhere
+        card=_absolute(card),
+        out=str(Path(out).expanduser().resolve()),
+        prior=None if prior is None else _absolute(os.fspath(prior)),
         overrides=dict(overrides or {}),
         preset=preset,
         device=device,
@@ -126,6 +128,7 @@ def reconstruct_many(
     if count > 1 and progress:
         say(f"part {index + 1} of {count}: {sum(map(len, groups))} of {len(found)} observations")
     check_settings(batch, [observation for group in groups for observation in group])
+    make_folder(batch.out)
     if dask is None:
         outcomes = list(_in_turn(batch, groups, progress))
     else:
@@ -135,6 +138,12 @@ def reconstruct_many(
     done = [outcome.name for outcome in outcomes if outcome.status == "done"]
     join_volumes(batch, found, done, progress)
     return BatchReport(str(out), tuple(outcomes))
+
+
+def _absolute(name: str) -> str:
+    """The absolute path of a file; names of what is shipped as they are."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.is_file() else name
 
 
 def _in_turn(batch: Batch, groups: Sequence[Group], progress: bool) -> Iterator[Outcome]:

@@ -13,7 +13,7 @@ import pytest
 
 from lmaps_science import load_problem, read_netcdf, reconstruct_many
 from lmaps_science.io import DataError
-from lmaps_science.runner import Terminated, batch, memory
+from lmaps_science.runner import Terminated, batch, many, memory
 from lmaps_science.runner.plan import Batch, find_observations, shard_of
 
 CARD = "scattering/linear_60"
@@ -106,6 +106,29 @@ def test_a_list_names_files_beside_it(tmp_path):
 def test_what_cannot_be_meant_is_refused(tmp_path, options, message):
     with pytest.raises(DataError, match=message):
         run(tmp_path / "out", **{"each": None, **options})
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_without_a_name_is_refused():
+    with pytest.raises(DataError, match="has no name"):
+        run("")
+
+
+def test_workers_get_absolute_paths(tmp_path, monkeypatch):
+    """They may have started elsewhere."""
+    (tmp_path / "mine.yaml").write_text(f"extends: {CARD}\n")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    original = many.run_group
+
+    def elsewhere(*arguments):
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        return original(*arguments)
+
+    monkeypatch.setattr(many, "run_group", elsewhere)
+    report = reconstruct_many("mine.yaml", out="out", each="phantom:0", **QUIET)
+    assert statuses(report) == ["done"]
+    assert list(images(tmp_path / "out")) == ["phantom0"]
 
 
 def test_parts_of_the_work(monkeypatch):

@@ -56,6 +56,7 @@ from .problems.black_hole.phantoms import BlackHoleImages
 from .runner import (
     reconstruct,
     reconstruct_many,
+    rerun,
 )
 from .sampling import (
     InverseProblem,
@@ -121,6 +122,7 @@ __all__ = [
     "reconstruct",
     "reconstruct_many",
     "regularised_maximum_likelihood",
+    "rerun",
     "sample",
     "simulate_observation",
     "stack",

@@ -1,4 +1,4 @@
-"""The command line: `lmaps run`, `batch`, `simulate`, `info`, `problems`, `data`, `prior`.
+"""The command line: `lmaps run`, `batch`, `simulate`, `info`, `rerun`, `doctor`, …
 
 Everything heavy is imported inside the commands, so that `lmaps --help` answers at once.
 """
@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lmaps_science import commands_check
 from lmaps_science.cards.registry import kinds, recipes
 from lmaps_science.commands import DEBUG, PLAIN, Force, OnceCommand, reported
 
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 prior_app = typer.Typer(help="Train a prior, describe one, draw from one.", **PLAIN)
 app.add_typer(prior_app, name="prior")
+app.registered_commands += commands_check.app.registered_commands
 for _kind in kinds().values():
     _group = _kind.command_group()
     if _group is not None:

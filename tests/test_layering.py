@@ -22,6 +22,8 @@ LEVELS = [  # modules and sub-packages, each one unit; siblings on a level do no
     {"plots", "commands"},
     {"problems"},
     {"runner", "report", "integrations"},
+    {"doctor"},
+    {"commands_check"},
     {"cli"},
 ]
 LEVEL_OF = {unit: level for level, units in enumerate(LEVELS) for unit in units}

@@ -60,6 +60,7 @@ from .report import (
 from .runner import (
     reconstruct,
     reconstruct_many,
+    rerun,
 )
 from .sampling import (
     InverseProblem,
@@ -126,6 +127,7 @@ __all__ = [
     "reconstruct",
     "reconstruct_many",
     "regularised_maximum_likelihood",
+    "rerun",
     "sample",
     "simulate_observation",
     "stack",

@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from lmaps_science.io.files import DataError, sha256, suggestion
 from lmaps_science.io.yaml_text import read_yaml
 
-__all__ = ["DataFile", "fetch", "find", "list_data", "shipped_folder"]
+__all__ = ["DataFile", "cache_folder", "fetch", "find", "list_data", "shipped_folder"]
 
 
 def _inside(path: str) -> str:
@@ -96,7 +96,7 @@ def find(name: str, folder: str | os.PathLike[str] | None = None) -> Path | None
     data = _data_file(name)
     given = folder or os.environ.get("LMAPS_DATA")
     places = [Path(given).expanduser()] if given else []
-    for place in [*places, _cache()]:
+    for place in [*places, cache_folder()]:
         for path in (place / data.path, place / Path(data.path).name):
             if path.is_file():
                 _verify(path, data)
@@ -128,7 +128,7 @@ def fetch(name: str, folder: str | os.PathLike[str] | None = None) -> Path:
     import pooch
 
     pooch.get_logger().setLevel("WARNING")
-    target = _cache() / data.path
+    target = cache_folder() / data.path
     try:
         pooch.retrieve(
             data.url,
@@ -164,7 +164,8 @@ def _data_file(name: str) -> DataFile:
     return known[name]
 
 
-def _cache() -> Path:
+def cache_folder() -> Path:
+    """Where downloads are kept."""
     import pooch
 
     return Path(pooch.os_cache("lmaps-science"))

@@ -23,6 +23,7 @@ LEVELS = [  # modules and sub-packages, each one unit; siblings on a level do no
     {"problems"},
     {"report"},
     {"runner", "integrations"},
+    {"doctor"},
     {"cli"},
 ]
 LEVEL_OF = {unit: level for level, units in enumerate(LEVELS) for unit in units}

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ __all__ = ["differences", "fingerprint", "identity", "made_from", "settings"]
 _TEXTS = ("title", "description", "references", "presets", "preset")  # they change no result
 _WHOLE = 1 << 30  # bytes; of larger files only both ends are read
 _END = 64 << 20
+_MOST_FILES = 10_000  # in a folder of data; whoever names all of a disk does not wait for it
 _LOCK = "lock.mdb"  # LMDB writes into it whenever somebody reads
 
 
@@ -35,13 +37,19 @@ def fingerprint(path: str | os.PathLike[str]) -> str:
     end; of a folder that of the names and fingerprints of all files in it.
 
     Raises:
-        DataError: no such file or folder.
+        DataError: no such file or folder, or one of more than 10,000 files.
     """
     path = Path(path).expanduser()
     if not path.is_dir():
         return _of_file(path)
     digest = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file() and p.name != _LOCK):
+    found = list(islice(path.rglob("*"), _MOST_FILES + 1))
+    if len(found) > _MOST_FILES:
+        raise DataError(
+            f"{path} holds more than {_MOST_FILES} files: it is no folder of one data set. Give "
+            "the file, or the folder that holds it alone."
+        )
+    for file in sorted(p for p in found if p.is_file() and p.name != _LOCK):
         digest.update(f"{file.relative_to(path).as_posix()} {_of_file(file)}\n".encode())
     return digest.hexdigest()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lmaps_science.cards.schema import Card
     from lmaps_science.training import Images, TrainingSettings
 
-__all__ = ["Kind", "Recipe"]
+__all__ = ["Kind", "Recipe", "SelfTest"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,28 @@ class Recipe:
     npix: int
     config: Mapping[str, Any]
     settings: TrainingSettings
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """A reconstruction of a few seconds, one sample, and what it should come to.
+
+    Attributes:
+        card: its name within the kind; one that needs no file.
+        metric: what is measured.
+        expected: its value.
+        tolerance: how far rounding, on other machines, may move it.
+        overrides: of the card, to make it small.
+        preset, seed: of the run.
+    """
+
+    card: str
+    metric: str
+    expected: float
+    tolerance: float
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    preset: str | None = None
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,6 +87,7 @@ class Kind:
             import what is heavy inside of its functions.
         benchmark: how a published benchmark scores results, a class derived from
             `BenchmarkScores`, or "".
+        self_test: what `lmaps doctor` reconstructs.
 
     Example:
         KIND = Kind("sonar", __name__, Path(__file__).parent / "cards", card="card:SonarCard")
@@ -80,6 +103,7 @@ class Kind:
     recipes: str = ""
     commands: str = ""
     benchmark: str = ""
+    self_test: SelfTest | None = None
 
     @property
     def card_class(self) -> type[Card]:

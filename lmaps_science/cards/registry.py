@@ -11,7 +11,9 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from importlib.metadata import entry_points
 from typing import Any
@@ -19,9 +21,10 @@ from typing import Any
 from lmaps_science.cards.kind import Kind, Recipe
 from lmaps_science.io.files import DataError, shown, suggestion
 
-__all__ = ["find_kind", "find_method", "kinds", "methods", "recipes"]
+__all__ = ["find_kind", "find_method", "kinds", "methods", "recipes", "trusting"]
 
 PROBLEMS, SOLVERS = "lmaps_science.problems", "lmaps_science.solvers"
+_TRUSTED: ContextVar[frozenset[str] | None] = ContextVar("trusted", default=None)  # None: all
 
 
 @lru_cache(maxsize=1)
@@ -63,22 +66,41 @@ def find_method(name: str, base: type) -> type | None:
     """A dataclass derived from `base`: an installed one by its name, any as `module:Class`.
 
     Raises:
-        DataError: `module:Class` cannot be imported, or is no such class.
+        DataError: `module:Class` cannot be imported, is no such class, or is not trusted.
     """
     if ":" not in name:
         found = methods().get(plain(name))
         return found if found is not None and issubclass(found, base) else None
+    trusted = _TRUSTED.get()
+    if trusted is not None and name not in trusted:
+        raise DataError(
+            f"{shown(name)} is a class outside of what is installed, named by a file and not by "
+            "you: to import it would run whatever code is found under that name. If you know it, "
+            f"say so: --trust {shown(name)} (in Python, trust=[{shown(name)}])."
+        )
     module, _, attribute = name.partition(":")
     try:
+        if not all(part.isidentifier() for part in module.split(".")):
+            raise ImportError(f"{shown(module)} is no name of a module")
         cls: Any = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise DataError(
-            f"{name}: {error}. Write package.module:Class, of a module that Python can import from "
-            "here (set PYTHONPATH to the folder of a single file)."
+            f"{shown(name)}: {error}. Write package.module:Class, of a module that Python can "
+            "import from here (set PYTHONPATH to the folder of a single file)."
         ) from error
     if not (isinstance(cls, type) and issubclass(cls, base) and dataclasses.is_dataclass(cls)):
         raise DataError(f"{name} is no dataclass derived from {base.__module__}.{base.__name__}.")
     return cls
+
+
+@contextmanager
+def trusting(names: Iterable[str]) -> Iterator[None]:
+    """While it is open, `find_method` imports no `module:Class` but these: for foreign files."""
+    token = _TRUSTED.set(frozenset(names))
+    try:
+        yield
+    finally:
+        _TRUSTED.reset(token)
 
 
 def recipes() -> dict[str, Recipe]:

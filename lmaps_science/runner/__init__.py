@@ -2,11 +2,13 @@
 
 from lmaps_science.runner.many import BatchReport, reconstruct_many
 from lmaps_science.runner.one import checkpoint_name, reconstruct
+from lmaps_science.runner.rerun import Rerun, rerun
 from lmaps_science.runner.results import describe, metrics_table, write_results
 from lmaps_science.runner.signals import Sigterm, Terminated
 
 __all__ = [
     "BatchReport",
+    "Rerun",
     "Sigterm",
     "Terminated",
     "checkpoint_name",
@@ -14,5 +16,6 @@ __all__ = [
     "metrics_table",
     "reconstruct",
     "reconstruct_many",
+    "rerun",
     "write_results",
 ]

@@ -19,7 +19,7 @@ from lmaps_science.io.folders import RESULT, SUMMARY
 from lmaps_science.io.results import plain_json
 from lmaps_science.plots import plot_reconstruction, plot_samples
 
-__all__ = ["RESULTS", "describe", "metrics_table", "write_results"]
+__all__ = ["RESULTS", "commit", "describe", "metric_names", "metrics_table", "write_results"]
 
 RESULTS = (RESULT, "figure.png", "summary.txt", SUMMARY)
 
@@ -42,7 +42,7 @@ def metrics_table(data: xr.Dataset) -> str:
         chosen[of_all] = f"best of all (sample {of_all})"
     header = ["metric", *titles, *chosen.values(), "mean image", ""]
     rows = [header if several else ["metric", "", ""]]
-    for name in _metrics(data):
+    for name in metric_names(data):
         values, unit = data[name].values, data[name].attrs.get("units", "1")
         row = [name, *(_number(values[k]) for k in chosen), "" if unit == "1" else unit]
         if several:
@@ -114,14 +114,14 @@ def write_results(
     and, with `each_sample`, of the samples. The summary lists all files that are in the folder
     then, and the checksum of `result.nc`; a number that is not finite is null in it.
     """
-    data.attrs.update(_commit())
+    data.attrs.update(commit())
     if figures:
         plot_reconstruction(data, path=folder / "figure.png")
     if figures and data.sizes["sample"] > 1:
         plot_samples(data, path=folder / "samples.png")
     write_netcdf(folder / RESULT, data)
     find_kind(data.attrs["kind"], "result").write(folder, data, each_sample)
-    metrics = {name: data[name].values.tolist() for name in _metrics(data)}
+    metrics = {name: data[name].values.tolist() for name in metric_names(data)}
     files = sorted({"summary.txt", SUMMARY, *(file.name for file in folder.iterdir())})
     checked = {"files": files, "sha256": sha256(folder / RESULT)}
     content = _strict({**data.attrs, "metrics": metrics, **checked})
@@ -143,7 +143,7 @@ def _strict(value: Any) -> Any:
     return value if plain else _strict(plain_json(value))
 
 
-def _metrics(data: xr.Dataset) -> list[str]:
+def metric_names(data: xr.Dataset) -> list[str]:
     """Names of the variables with one number for each sample."""
     return [
         str(name)
@@ -153,7 +153,7 @@ def _metrics(data: xr.Dataset) -> list[str]:
 
 
 @cache
-def _commit() -> dict[str, str]:
+def commit() -> dict[str, str]:
     """The commit of the source tree that runs, where it runs from one."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -110,7 +112,8 @@ def sample(
                     store.save(first, track, spent, time.monotonic() - started)
                 raise
             tracks.append(track)
-    return _result(problem, solver, seed, tracks, meter.counts, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    return _result(problem, solver, seed, size, tracks, meter.counts, seconds)
 
 
 def _batch(
@@ -127,6 +130,7 @@ def _result(
     problem: InverseProblem,
     solver: Solver,
     seed: int,
+    size: int,
     tracks: Sequence[Track],
     counts: Mapping[str, int],
     seconds: float,
@@ -142,14 +146,21 @@ def _result(
         counts={name: count // len(tracks) for name, count in counts.items()},
         seconds=seconds,
         template=problem.template,
-        facts={"solver": repr(solver), "seed": seed, **_circumstances(problem), **problem.facts},
+        facts={
+            "solver": repr(solver),
+            "seed": seed,
+            "batch_size": size,
+            **_circumstances(problem),
+            **problem.facts,
+        },
         trajectory=torch.cat(kept, 1).numpy() if kept else None,
         observations=problem.observations,
     )
 
 
-def _circumstances(problem: InverseProblem) -> dict[str, str]:
-    """Versions, device and precision, on which rounding depends."""
+def _circumstances(problem: InverseProblem) -> dict[str, Any]:
+    """Versions, device, threads and precision, on which rounding depends."""
+    import platform
     from importlib.metadata import PackageNotFoundError, version
 
     try:
@@ -161,6 +172,9 @@ def _circumstances(problem: InverseProblem) -> dict[str, str]:
     return {
         "lmaps_science_version": own,
         "torch_version": str(torch.__version__),
+        "numpy_version": np.__version__,
+        "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(like.device) if cuda else like.device.type,
         "dtype": str(like.dtype).removeprefix("torch."),
     }

@@ -1,6 +1,6 @@
 """Black-hole imaging with the Event Horizon Telescope, from closure quantities."""
 
-from lmaps_science.cards.kind import Kind
+from lmaps_science.cards.kind import Kind, SelfTest
 from lmaps_science.manifests import shipped_folder
 
 __all__ = ["KIND"]
@@ -14,4 +14,12 @@ KIND = Kind(
     recipes="recipes:RECIPES",
     commands="commands:app",
     benchmark="inversebench:BlackHoleScores",
+    self_test=SelfTest(
+        "simulated",
+        "psnr",
+        expected=27.9,
+        tolerance=1.0,
+        overrides={"solver.levels": 12, "solver.local.iterations": 10},
+        seed=2,
+    ),
 )

@@ -1,6 +1,6 @@
 """Multi-coil MRI from undersampled k-space."""
 
-from lmaps_science.cards.kind import Kind
+from lmaps_science.cards.kind import Kind, SelfTest
 from lmaps_science.manifests import shipped_folder
 
 __all__ = ["KIND"]
@@ -14,4 +14,12 @@ KIND = Kind(
     volume="export:write_volume",
     recipes="recipes:RECIPES",
     benchmark="inversebench:MRIScores",
+    self_test=SelfTest(
+        "simulated",
+        "psnr",
+        expected=23.97,
+        tolerance=0.3,
+        overrides={"kspace.npix": 96},
+        preset="quick",
+    ),
 )

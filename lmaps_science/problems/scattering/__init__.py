@@ -1,6 +1,6 @@
 """Inverse scattering, linear and full-wave."""
 
-from lmaps_science.cards.kind import Kind
+from lmaps_science.cards.kind import Kind, SelfTest
 from lmaps_science.manifests import shipped_folder
 
 __all__ = ["KIND"]
@@ -12,4 +12,17 @@ KIND = Kind(
     card="card:ScatteringCard",
     recipes="recipes:RECIPES",
     benchmark="inversebench:ScatteringScores",
+    self_test=SelfTest(
+        "linear_60",
+        "psnr",
+        expected=22.53,
+        tolerance=0.3,
+        overrides={
+            "observation.transmitters": 6,
+            "observation.receivers": 30,
+            "solver.levels": 6,
+            "solver.local.iterations": 8,
+        },
+        preset="quick",
+    ),
 )

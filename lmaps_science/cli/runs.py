@@ -11,40 +11,47 @@ from lmaps_science.commands import PLAIN, Force, reported
 __all__ = ["app"]
 
 app = typer.Typer(**PLAIN)
+Name = Annotated[str, typer.Argument(help="A problem (see `lmaps problems`), or a YAML file.")]
+Samples = Annotated[int, typer.Option(min=1, help="How many samples of each observation.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of the random numbers.")]
+Preset = Annotated[str | None, typer.Option(help="Which of the card's solvers.")]
+Prior = Annotated[
+    str | None, typer.Option(help="A prior's file, or 'gaussian'; default: the card's.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the card; repeatable."),
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")]
+EachSample = Annotated[bool, typer.Option(help="Write each sample as FITS or NIfTI, too.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Tell nothing of progress.")]
 
 
 @app.command()
 @reported
 def run(
-    card: Annotated[str, typer.Argument(help="A problem (see `lmaps problems`), or a YAML file.")],
+    card: Name,
     out: Annotated[
         str, typer.Option(metavar="FOLDER", help="Folder for the results; made if missing.")
     ],
     data: Annotated[
         str | None, typer.Option(help="The measurements; for a simulation, the image to observe.")
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="How many samples.")] = 4,
-    seed: Annotated[int, typer.Option(min=0, help="Of the random numbers.")] = 0,
-    preset: Annotated[str | None, typer.Option(help="Which of the card's solvers.")] = None,
-    prior: Annotated[
-        str | None, typer.Option(help="A prior's file, or 'gaussian'; default: the card's.")
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the card; repeatable."),
-    ] = None,
+    samples: Samples = 4,
+    seed: Seed = 0,
+    preset: Preset = None,
+    prior: Prior = None,
+    settings: Settings = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Samples that run side by side; default: all.")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = "auto",
+    device: Device = "auto",
     checkpoint: Annotated[
         bool, typer.Option(help="Keep a checkpoint, from which the same command goes on.")
     ] = True,
-    each_sample: Annotated[
-        bool, typer.Option(help="Write each sample as FITS or NIfTI, too.")
-    ] = False,
+    each_sample: EachSample = False,
     force: Force = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Tell nothing of progress.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Reconstruct: data in, images out.
 
@@ -92,7 +99,7 @@ def _batch_size(text: str) -> int | str:
 @app.command()
 @reported
 def batch(
-    card: Annotated[str, typer.Argument(help="A problem (see `lmaps problems`), or a YAML file.")],
+    card: Name,
     out: Annotated[
         str,
         typer.Option(metavar="FOLDER", help="Gets a folder for each observation; made if missing."),
@@ -109,16 +116,11 @@ def batch(
         str | None,
         typer.Option(metavar="SERIES", help="slice, slice:0-9,12, phantom:0-99, or KEY:0-3."),
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="How many samples of each.")] = 4,
-    seed: Annotated[int, typer.Option(min=0, help="Of the random numbers.")] = 0,
-    preset: Annotated[str | None, typer.Option(help="Which of the card's solvers.")] = None,
-    prior: Annotated[
-        str | None, typer.Option(help="A prior's file, or 'gaussian'; default: the card's.")
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the card; repeatable."),
-    ] = None,
+    samples: Samples = 4,
+    seed: Seed = 0,
+    preset: Preset = None,
+    prior: Prior = None,
+    settings: Settings = None,
     batch_size: Annotated[
         Any,
         typer.Option(
@@ -133,12 +135,10 @@ def batch(
     dask: Annotated[
         str | None, typer.Option(help="A scheduler's address or file, or local (extra `dask`).")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = "auto",
-    each_sample: Annotated[
-        bool, typer.Option(help="Write each sample as FITS or NIfTI, too.")
-    ] = False,
+    device: Device = "auto",
+    each_sample: EachSample = False,
     figures: Annotated[bool, typer.Option(help="Draw figure.png and samples.png of each.")] = True,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Tell nothing of progress.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Reconstruct many observations: files, slices of a volume, numbered phantoms.
 

@@ -39,7 +39,7 @@ def letters(tmp_path, monkeypatch):
 
     write()
     monkeypatch.setattr(manifests, "shipped_folder", lambda name: folder)
-    monkeypatch.setattr(manifests, "_cache", lambda: tmp_path / "cache")
+    monkeypatch.setattr(manifests, "cache_folder", lambda: tmp_path / "cache")
     monkeypatch.delenv("LMAPS_DATA", raising=False)
     yield write
     manifests._read.cache_clear()
@@ -67,7 +67,7 @@ def test_shipped_manifests_are_complete():
 
 
 def test_data_behind_a_registration_are_explained(tmp_path, monkeypatch):
-    monkeypatch.setattr(manifests, "_cache", lambda: tmp_path / "cache")
+    monkeypatch.setattr(manifests, "cache_folder", lambda: tmp_path / "cache")
     with pytest.raises(DataError, match=r"https://fastmri.med.nyu.edu/ and put it .*LMAPS_DATA"):
         fetch("fastmri_knee_val", tmp_path)
     assert "Register" in list_data()["fastmri_knee_val"].notes

@@ -208,6 +208,9 @@ def test_rounding_other_numbers_and_verdicts_are_told_apart(result):
     found = rerun(result, progress=False)
     assert not found.agrees
     assert "the verdict was splendid, now " in found.verdict
+    assert "rounding grows" not in str(found)  # made as it was: it is no rounding
+    result.attrs["torch_version"] = "2.4.0"
+    assert "rounding grows along a run" in str(rerun(result, progress=False))
 
 
 # ---------------------------------------------------------------- files

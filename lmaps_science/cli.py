@@ -77,6 +77,12 @@ def run(
     each_sample: Annotated[
         bool, typer.Option(help="Write each sample as FITS or NIfTI, too.")
     ] = False,
+    prior_check: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PRIOR", help="Run a second prior, too: gaussian, a file, or a method as rml."
+        ),
+    ] = None,
     force: Force = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Tell nothing of progress.")] = False,
 ) -> None:
@@ -96,11 +102,16 @@ def run(
     lmaps run black_hole/uvfits --data my.uvfits --set observation.flux=0.6 --out mine
     lmaps run black_hole/m87_2017 --set solver.levels=25 --set solver.local.iterations=10 --out m87
     lmaps run black_hole/m87_2017 --set solver.method=dps --prior my_prior.safetensors --out dps
+    lmaps run black_hole/m87_2017 --prior-check compact_sources_64.safetensors --out two-priors
     """
-    from lmaps_science.cards.load import load_problem
+    from lmaps_science.cards.load import load_problem, load_second
     from lmaps_science.runner import describe, reconstruct
 
-    problem = load_problem(card, data, prior, _settings(settings), preset=preset, device=device)
+    keys = _settings(settings)
+    problem = load_problem(card, data, prior, keys, preset=preset, device=device)
+    second = None
+    if prior_check is not None:
+        second = load_second(problem, prior_check, data, keys, preset=preset, device=device)
     typer.echo(f"{problem}\n", err=True)
     analysed = reconstruct(
         problem,
@@ -112,6 +123,7 @@ def run(
         each_sample=each_sample,
         progress=not quiet,
         force=force,
+        second=second,
     )
     typer.echo(describe(analysed))
     typer.echo(f"\nverdict: {analysed.attrs['verdict']}; written to {out}/")

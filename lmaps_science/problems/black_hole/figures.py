@@ -211,6 +211,7 @@ def samples(data: xr.Dataset, *, most: int = 16) -> Figure:
         axis.set_title(_caption(data, int(k)), fontsize=8)
     _beam(axes[0, 0], float(data.attrs["resolution_uas"]))
     figure.colorbar(image, ax=axes, shrink=0.8, aspect=30).set_label(unit)
+    figure.suptitle("what is sharper than the beam, the circle, is the prior's", fontsize=9)
     figure.supxlabel("relative right ascension (µas)", fontsize=10)
     figure.supylabel("relative declination (µas)", fontsize=10)
     return figure

@@ -147,7 +147,10 @@ class Problem(InverseProblem, ABC):
         n = second.sizes["sample"]
         told = ", ".join(f"{key.replace('_', ' ')} {value:.3g}" for key, value in agreement.items())
         found = {"name": name, "samples": n, "agreement": agreement, "metrics": metrics}
-        data.attrs["prior_check"] = {**found, "text": [f"{name}, {n} samples: {told}"]}
+        data.attrs["prior_check"] = {
+            **found,
+            "text": [f"{name}, {n} sample{'s' * (n != 1)}: {told}"],
+        }
 
     def score(self, data: xr.Dataset, samples: np.ndarray, **others: np.ndarray) -> None:
         """Put the metrics of `samples` (n, ...) into `data`, those of other images into its attrs.

@@ -125,7 +125,7 @@ def _classical(problem: Problem, name: str) -> xr.Dataset:
 
 def _name_of_prior(problem: Problem) -> str:
     prior = problem.facts.get("prior", {})
-    return Path(prior["file"]).name if "file" in prior else str(prior.get("repr", problem.prior))
+    return Path(prior["file"]).name if "file" in prior else type(problem.prior).__name__
 
 
 def _other_checkpoints(own: Sequence[Path], tell: bool) -> list[Path]:

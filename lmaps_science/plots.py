@@ -31,6 +31,7 @@ __all__ = [
     "Shades",
     "finish",
     "history",
+    "plot_prior_check",
     "plot_reconstruction",
     "plot_samples",
     "shades",
@@ -119,6 +120,26 @@ def plot_samples(
         else:
             figure = find_kind(data.attrs["kind"], "result").draw_samples(data, most)
     return finish(figure, path)
+
+
+def plot_prior_check(data: xr.Dataset, path: PATH | None = None) -> Figure:
+    """The images of two priors and their difference.
+
+    Args:
+        data: what `problem.analyse` gave and `problem.compare` added to.
+        path: a file to write, atomically.
+
+    Raises:
+        DataError: no second prior was run.
+    """
+    if "prior_check" not in data.attrs:
+        raise DataError(
+            "the result holds no second prior: run it again with one, e.g. lmaps run ... "
+            "--prior-check gaussian."
+        )
+    with _complaints(data):
+        figure = find_kind(data.attrs["kind"], "result").draw_prior_check(data)
+        return finish(_plain_prior_check(data) if figure is None else figure, path)
 
 
 def _dataset(result: xr.Dataset | Result, problem: Problem | None) -> xr.Dataset:
@@ -218,6 +239,23 @@ def _plain_reconstruction(data: xr.Dataset) -> Figure:
         axis.set_title(title, fontsize=10)
         axis.set_axis_off()
     history(axes[-1], data, int(data["misfit"].values[-1].argmin()))
+    return figure
+
+
+def _plain_prior_check(data: xr.Dataset) -> Figure:
+    name, check = _image_name(data), data.attrs["prior_check"]
+    first, second = (_flat(data[f"{name}_mean{end}"]) for end in ("", "_second"))
+    top = max(float(np.abs(first).max()), float(np.abs(second).max())) or 1.0
+    low = min(float(first.min()), float(second.min()))
+    panels = [("mean", first, "gray", low), (f"mean, {check['name']}", second, "gray", low)]
+    panels += [("second - first", second - first, "RdBu_r", -top)]
+    figure = Picture(figsize=(9.4, 3.9), layout="constrained")
+    for axis, (title, values, cmap, least) in zip(figure.subplots(1, 3), panels, strict=True):
+        image = axis.imshow(values, cmap=cmap, vmin=least, vmax=top)
+        figure.colorbar(image, ax=axis, location="bottom", shrink=0.9, aspect=25)
+        axis.set_title(title, fontsize=10)
+        axis.set_axis_off()
+    figure.supxlabel("\n".join(check["text"]), fontsize=8, color="0.35", x=0.01, ha="left")
     return figure
 
 

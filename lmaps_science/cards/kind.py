@@ -75,7 +75,8 @@ class Kind:
         cards: the folder with its cards (`*.yaml`) and weights.
         card: the class of its cards, a `Card`.
         figures: a module with `reconstruction(data)` and `samples(data, most=...)`, which draw what
-            `Problem.analyse` gives, a Figure each; and, where small pictures should not be grey,
+            `Problem.analyse` gives, a Figure each; it may have `prior_check(data)`, which draws
+            what `Problem.compare` adds, and, where small pictures should not be grey,
             `shades(images)`, which gives the `Shades` of images without samples.
         export: `export(folder, data, each_sample)`, which writes files in the field's formats
             beside `result.nc`, or "".
@@ -119,6 +120,12 @@ class Kind:
     def draw_samples(self, data: xr.Dataset, most: int) -> Figure:
         """Up to `most` samples side by side."""
         figure: Figure = self._load(self.figures).samples(data, most=most)
+        return figure
+
+    def draw_prior_check(self, data: xr.Dataset) -> Figure | None:
+        """The images of two priors side by side; None where the field draws none of its own."""
+        draw = getattr(self._load(self.figures), "prior_check", None)
+        figure: Figure | None = None if draw is None else draw(data)
         return figure
 
     def write(self, folder: Path, data: xr.Dataset, each_sample: bool) -> None:

@@ -17,7 +17,7 @@ from lmaps_science.cards.sections import FileSection
 from lmaps_science.io.files import DataError
 from lmaps_science.priors.base import Denoiser
 
-__all__ = ["build_problem", "find_device", "load_card", "load_problem"]
+__all__ = ["build_problem", "find_device", "load_card", "load_problem", "load_second"]
 
 
 def load_card(name: str, overrides: Mapping[str, Any] | None = None) -> Card:
@@ -83,6 +83,37 @@ def load_problem(
         _refuse_both(path for path in overrides if _names_data(card, path))
     given = prior if isinstance(prior, Denoiser) else None
     return build_problem(card, name, data, given, device, dtype)
+
+
+def load_second(
+    problem: Problem,
+    prior: str,
+    data: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    preset: str | None = None,
+    device: torch.device | str | None = None,
+) -> Problem | str:
+    """The same problem with a second prior, to see what depends on it: see `reconstruct`.
+
+    Args:
+        problem: of `load_problem`.
+        prior: "gaussian", the path of a prior, the name of a shipped one, or one of
+            `problem.classical`, which is returned as it is.
+        data, overrides, preset, device: those with which `problem` was loaded; overrides of its
+            prior are left out.
+
+    Raises:
+        DataError: there is no such prior.
+    """
+    if prior in problem.classical:
+        return prior
+    own = {key: value for key, value in (overrides or {}).items() if key.split(".")[0] != "prior"}
+    try:
+        return load_problem(problem.name, data, prior, own, preset=preset, device=device)
+    except DataError as error:
+        known = ["gaussian", *problem.classical, "a prior's file"]
+        raise DataError(f"--prior-check {prior}: {error} It takes {', '.join(known)}.") from error
 
 
 def build_problem(

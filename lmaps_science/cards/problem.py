@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -74,6 +74,21 @@ class Problem(InverseProblem, ABC):
         """What tells whether a result, `data` of `dataset`, explains the data."""
         return ()
 
+    @property
+    def classical(self) -> Mapping[str, Callable[[], xr.DataArray]]:
+        """The field's methods without a prior that is trained, by name: each makes an image."""
+        return {}
+
+    def agreement(self, first: np.ndarray, second: np.ndarray) -> dict[str, float]:
+        r"""How far two images of the same data, shaped like the template, agree.
+
+        .. math:: difference = ||a - b|| / \sqrt{||a|| \, ||b||}
+
+        A field that does not know position or scale compares what it knows.
+        """
+        size = float(np.sqrt(np.linalg.norm(first) * np.linalg.norm(second)))
+        return {"difference": float(np.linalg.norm(first - second)) / size if size else np.nan}
+
     @staticmethod
     def unit(metric: str) -> str:
         """The unit of a metric."""
@@ -105,6 +120,38 @@ class Problem(InverseProblem, ABC):
         """
         return self._changed(misfit=self.misfit.with_data(data))
 
+    def compare(self, data: xr.Dataset, second: xr.Dataset, name: str) -> None:
+        """Put into a result what came out of the same data with another prior, and how it agrees.
+
+        Sets `image_second` (second_sample, ...), `image_mean_second` and the attribute
+        `prior_check`: the `name` of the second prior or method, how many `samples` it gave,
+        `agreement` of both means (see `agreement`), `metrics` of both means, and `text`.
+
+        Args:
+            data: of `analyse`.
+            second: the same of the other prior; of a classical method the image alone, as the only
+                sample and as the mean.
+            name: of the other prior.
+        """
+        image = str(self.image.name or "image")
+        mean, other = data[f"{image}_mean"], second[f"{image}_mean"]
+        data[f"{image}_second"] = (
+            second[image].rename(sample="second_sample").drop_vars("second_sample", errors="ignore")
+        )
+        data[f"{image}_mean_second"] = other
+        agreement = self.agreement(mean.values, other.values)
+        metrics = {
+            which: dict(of.attrs.get("metrics_of_mean") or self._metrics_of(values.values))
+            for which, of, values in (("first", data, mean), ("second", second, other))
+        }
+        n = second.sizes["sample"]
+        told = ", ".join(f"{key.replace('_', ' ')} {value:.3g}" for key, value in agreement.items())
+        found = {"name": name, "samples": n, "agreement": agreement, "metrics": metrics}
+        data.attrs["prior_check"] = {
+            **found,
+            "text": [f"{name}, {n} sample{'s' * (n != 1)}: {told}"],
+        }
+
     def score(self, data: xr.Dataset, samples: np.ndarray, **others: np.ndarray) -> None:
         """Put the metrics of `samples` (n, ...) into `data`, those of other images into its attrs.
 
@@ -113,8 +160,10 @@ class Problem(InverseProblem, ABC):
         for name, values in self.evaluate(samples).items():
             data[name] = ("sample", values, {"units": self.unit(name)})
         for other, image in others.items():
-            of = self.evaluate(image[None])
-            data.attrs[f"metrics_of_{other}"] = {key: float(v[0]) for key, v in of.items()}
+            data.attrs[f"metrics_of_{other}"] = self._metrics_of(image)
+
+    def _metrics_of(self, image: np.ndarray) -> dict[str, float]:
+        return {name: float(values[0]) for name, values in self.evaluate(image[None]).items()}
 
     def summary(self) -> Mapping[str, str]:
         """What there is to know at a glance, for `repr` and notebooks."""

@@ -50,6 +50,12 @@ def run(
         bool, typer.Option(help="Keep a checkpoint, from which the same command goes on.")
     ] = True,
     each_sample: EachSample = False,
+    prior_check: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PRIOR", help="Run a second prior, too: gaussian, a file, or a method as rml."
+        ),
+    ] = None,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
@@ -69,11 +75,16 @@ def run(
     lmaps run black_hole/uvfits --data my.uvfits --set observation.flux=0.6 --out mine
     lmaps run black_hole/m87_2017 --set solver.levels=25 --set solver.local.iterations=10 --out m87
     lmaps run black_hole/m87_2017 --set solver.method=dps --prior my_prior.safetensors --out dps
+    lmaps run black_hole/m87_2017 --prior-check compact_sources_64.safetensors --out two-priors
     """
-    from lmaps_science.cards.load import load_problem
+    from lmaps_science.cards.load import load_problem, load_second
     from lmaps_science.runner import describe, reconstruct
 
-    problem = load_problem(card, data, prior, _settings(settings), preset=preset, device=device)
+    keys = _settings(settings)
+    problem = load_problem(card, data, prior, keys, preset=preset, device=device)
+    second = None
+    if prior_check is not None:
+        second = load_second(problem, prior_check, data, keys, preset=preset, device=device)
     typer.echo(f"{problem}\n", err=True)
     analysed = reconstruct(
         problem,
@@ -85,6 +96,7 @@ def run(
         each_sample=each_sample,
         progress=not quiet,
         force=force,
+        second=second,
     )
     typer.echo(describe(analysed))
     typer.echo(f"\nverdict: {analysed.attrs['verdict']}; written to {out}/")

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import xarray as xr
 
 from lmaps_science.cards.inputs import identity, settings
 from lmaps_science.cards.problem import Problem
+from lmaps_science.io.files import DataError
 from lmaps_science.io.folders import results_folder
 from lmaps_science.runner.results import RESULTS, write_results
 from lmaps_science.runner.signals import Sigterm
@@ -34,6 +36,7 @@ def reconstruct(
     each_sample: bool = False,
     progress: bool = True,
     force: bool = False,
+    second: Problem | str | None = None,
 ) -> xr.Dataset:
     """All that `lmaps run` does: sample, keep checkpoints, analyse, draw and write to a folder.
 
@@ -46,6 +49,8 @@ def reconstruct(
             interruption. SIGTERM ends the run after the level that it is at.
         each_sample: write each sample in the field's format, too.
         force: replace the results in `out`, and remove the checkpoints of other runs there.
+        second: the same problem with another prior, or the name of one of `problem.classical`:
+            runs, too, and `problem.compare` puts it into the dataset. See `load_second`.
 
     Returns:
         The dataset that `result.nc` holds.
@@ -58,44 +63,76 @@ def reconstruct(
     """
     solver = problem.solver if solver is None else solver
     expected = [*RESULTS, *(["samples.png"] if n_samples > 1 else [])]
-    megabytes = 8 + n_samples * problem.image.size * 20e-6
+    expected += [] if second is None else ["prior_check.png"]
+    megabytes = 8 + n_samples * problem.image.size * (20e-6 if second is None else 30e-6)
     with results_folder(out, megabytes, expected=expected, force=force) as folder:
-        name = checkpoint_name(problem, solver, n_samples, seed, batch_size)
-        saved = Path(out).expanduser() / name
+        runs = [problem, *([second] if isinstance(second, Problem) else [])]
+        names = [checkpoint_name(run, solver, n_samples, seed, batch_size) for run in runs]
+        saved = [Path(out).expanduser() / name for name in names]
         others = _other_checkpoints(saved, tell=progress and not force)
         try:
+            # First: it is quick, and may lack a package.
+            classical = _classical(problem, second) if isinstance(second, str) else None
             with Sigterm() as sigterm:
-                result = sample(
-                    problem,
-                    solver,
-                    n_samples,
-                    seed,
-                    batch_size=batch_size,
-                    checkpoint=saved if checkpoint else None,
-                    progress=progress,
-                    callback=sigterm.after_level,
-                )
+                results = [
+                    sample(
+                        run,
+                        solver,
+                        n_samples,
+                        seed,
+                        batch_size=batch_size,
+                        checkpoint=file if checkpoint else None,
+                        progress=progress,
+                        callback=sigterm.after_level,
+                    )
+                    for run, file in zip(runs, saved, strict=True)
+                ]
                 sigterm.at_once = True
-                data = problem.analyse(result)
+                data = problem.analyse(results[0])
                 data.attrs |= run_facts(problem, solver, n_samples, seed)
+                if classical is not None:
+                    problem.compare(data, classical, str(second))
+                for run, result in zip(runs[1:], results[1:], strict=True):
+                    problem.compare(data, run.analyse(result), _name_of_prior(run))
                 write_results(folder, data, each_sample)
         except KeyboardInterrupt as error:
-            again = "the same command goes on from here" if saved.exists() else "nothing was kept"
+            kept = any(file.exists() for file in saved)
+            again = "the same command goes on from here" if kept else "nothing was kept"
             error.args = (again,)
             raise
         except FloatingPointError:
-            saved.unlink(missing_ok=True)  # it leads nowhere else
+            for file in saved:
+                file.unlink(missing_ok=True)  # they lead nowhere else
             raise
-    for finished in (saved, *(others if force else ())):
+    for finished in (*saved, *(others if force else ())):
         finished.unlink(missing_ok=True)  # the results are where they belong
     return data
 
 
-def _other_checkpoints(own: Path, tell: bool) -> list[Path]:
+def _classical(problem: Problem, name: str) -> xr.Dataset:
+    """The image of a classical method, as the result of one sample.
+
+    Raises:
+        DataError: the field has no such method.
+    """
+    if name not in problem.classical:
+        known = ", ".join(problem.classical) or "none"
+        raise DataError(f"second={name!r}: there is no such classical method here; known: {known}.")
+    image, variable = problem.classical[name](), str(problem.image.name or "image")
+    mean = problem.image.copy(data=image.values).reset_coords(drop=True)
+    return xr.Dataset({variable: mean.expand_dims("sample"), f"{variable}_mean": mean})
+
+
+def _name_of_prior(problem: Problem) -> str:
+    prior = problem.facts.get("prior", {})
+    return Path(prior["file"]).name if "file" in prior else type(problem.prior).__name__
+
+
+def _other_checkpoints(own: Sequence[Path], tell: bool) -> list[Path]:
     """Those of other runs in the folder, which may never go on."""
     pattern = re.compile(r"checkpoint-[0-9a-f]{12}\.pt")
-    found = [p for p in own.parent.glob("checkpoint-*.pt") if pattern.fullmatch(p.name)]
-    others = sorted(set(found) - {own})
+    found = [p for p in own[0].parent.glob("checkpoint-*.pt") if pattern.fullmatch(p.name)]
+    others = sorted(set(found) - set(own))
     if others and tell:
         say(
             f"note: {', '.join(map(str, others))} {'is' if len(others) == 1 else 'are'} of "

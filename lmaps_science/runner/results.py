@@ -17,7 +17,7 @@ from lmaps_science.cards.registry import find_kind
 from lmaps_science.io import atomic_write, sha256, write_netcdf
 from lmaps_science.io.folders import RESULT, SUMMARY
 from lmaps_science.io.results import plain_json
-from lmaps_science.plots import plot_reconstruction, plot_samples
+from lmaps_science.plots import plot_prior_check, plot_reconstruction, plot_samples
 
 __all__ = ["RESULTS", "commit", "describe", "metric_names", "metrics_table", "write_results"]
 
@@ -93,6 +93,7 @@ def describe(data: xr.Dataset) -> str:
     }
     lines = [f"{key:<10}{value}" for key, value in facts.items()]
     notes = _paragraph("notes", a.get("notes", []))
+    notes += _paragraph("2nd prior", a.get("prior_check", {}).get("text", []))
     verdict = _paragraph("verdict", [a.get("verdict", "?"), *a.get("verdict_reasons", [])])
     return "\n".join([*lines, "", metrics_table(data), "", *notes, *verdict])
 
@@ -109,16 +110,19 @@ def write_results(
 ) -> None:
     """Write an analysed result: everything as NetCDF, images in the field's format, a summary.
 
-    `result.nc` (for `read_netcdf`), with `figures` also `figure.png` and, of several samples,
-    `samples.png`; `summary.txt`, `summary.json`, and what the field's `export` writes of the mean
-    and, with `each_sample`, of the samples. The summary lists all files that are in the folder
-    then, and the checksum of `result.nc`; a number that is not finite is null in it.
+    `result.nc` (for `read_netcdf`), with `figures` also `figure.png`, of several samples
+    `samples.png`, and of two priors `prior_check.png`; `summary.txt`, `summary.json`, and what the
+    field's `export` writes of the mean and, with `each_sample`, of the samples. The summary lists
+    all files that are in the folder then, and the checksum of `result.nc`; a number that is not
+    finite is null in it.
     """
     data.attrs.update(commit())
     if figures:
         plot_reconstruction(data, path=folder / "figure.png")
     if figures and data.sizes["sample"] > 1:
         plot_samples(data, path=folder / "samples.png")
+    if figures and "prior_check" in data.attrs:
+        plot_prior_check(data, path=folder / "prior_check.png")
     write_netcdf(folder / RESULT, data)
     find_kind(data.attrs["kind"], "result").write(folder, data, each_sample)
     metrics = {name: data[name].values.tolist() for name in metric_names(data)}

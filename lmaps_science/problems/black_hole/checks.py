@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -14,7 +14,16 @@ from lmaps_science.io import DataError
 from lmaps_science.io.uvfits import ZERO_BASELINE_WAVELENGTHS
 from lmaps_science.problems.black_hole.rings import measure_rings
 
-__all__ = ["Amplitudes", "check_flux", "drift", "flux_checks", "image_checks", "remarks"]
+__all__ = [
+    "Amplitudes",
+    "acceptable",
+    "check_flux",
+    "comparison",
+    "drift",
+    "flux_checks",
+    "image_checks",
+    "remarks",
+]
 
 NAMES = {"cphase": "closure phases", "logcamp": "log closure amplitudes"}
 
@@ -98,6 +107,11 @@ def flux_checks(observation: xr.Dataset, flux: float) -> Iterator[Check]:
 # ---------------------------------------------------------------- the images
 
 
+def acceptable(n: int) -> float:
+    """The reduced chi2 of n closures up to which an image explains them."""
+    return 1.5 + round(3 * (2 / n) ** 0.5, 2)  # three standard deviations of a reduced chi2
+
+
 def image_checks(data: xr.Dataset) -> Iterator[Check]:
     """What `BlackHoleProblem.dataset` tells of its best sample, its mean and its modes."""
     best = int(data.attrs["best"])
@@ -108,12 +122,12 @@ def image_checks(data: xr.Dataset) -> Iterator[Check]:
         n = data.sizes[name]
         if n == 0:
             continue
-        scatter = round(3 * (2 / n) ** 0.5, 2)  # three standard deviations of a reduced chi2
+        limit = acceptable(n)
         yield Check(
             f"chi2 of {what}, sample {best}",
             float(data[f"chi2_{name}"].values[best]),
-            1.5 + scatter,
-            4.0 + scatter,
+            limit,
+            limit + 2.5,
             "the image does not explain the data; check observation.flux, image.fov_uas and "
             "observation.systematic, or take more levels",
         )
@@ -121,7 +135,7 @@ def image_checks(data: xr.Dataset) -> Iterator[Check]:
             yield Check(
                 f"chi2 of {what}, mean image",
                 of_mean[f"chi2_{name}"],
-                2.0 + scatter,
+                limit + 0.5,
                 reason="the mean of these samples is no explanation of the data; look at each",
             )
     yield from _drifts(data, best)
@@ -234,13 +248,34 @@ def remarks(data: xr.Dataset, pixel_uas: float) -> list[str]:
         )
     ring, _ = measure_rings(data["image"].values[[best]], pixel_uas)
     width, beam = float(ring["width"]), float(data.attrs["resolution_uas"])
-    if width < beam:
+    if np.isfinite(width):
+        whose = "its sharpness is the prior's" if width < beam else "the data resolve it"
         notes.append(
-            f"the ring of sample {best} is {width:.1f} uas wide, less than the beam of "
-            f"{beam:.0f} uas: its sharpness is the prior's"
+            f"the ring of sample {best} is {width:.1f} uas wide, the beam {beam:.0f} uas: {whose}"
         )
+    notes += data.attrs.get("ring_test", {}).get("text", [])
     if "ring_diameter" in data:
         without = np.flatnonzero(np.isnan(data["ring_diameter"].values))
         reasons = measure_rings(data["image"].values[without], pixel_uas)[1] if n else []
         notes += [f"no ring in sample {k}: {why}" for k, why in zip(without, reasons, strict=True)]
     return notes
+
+
+def comparison(found: Mapping[str, Any]) -> list[str]:
+    """Sentences of a prior check, `Problem.compare`'s: rings and chi2 of both means."""
+    rings = [_ring(found[f"ring_of_{which}"]) for which in ("first", "second")]
+    metrics = found["metrics"]
+    chi2 = "; ".join(
+        f"of {what} {metrics['first'][key]:.2f}, {metrics['second'][key]:.2f}"
+        for key, what in ((f"chi2_{name}", what) for name, what in NAMES.items())
+        if key in metrics["first"]
+    )
+    return [f"rings of the two means: {rings[0]}; {rings[1]}", f"chi2 of the two means: {chi2}"]
+
+
+def _ring(ring: Mapping[str, float]) -> str:
+    if not np.isfinite(ring["diameter"]):
+        return "none"
+    width = f"{ring['width']:.1f} uas wide, " if np.isfinite(ring["width"]) else ""
+    angle = f"{ring['orientation']:.0f} degrees" if np.isfinite(ring["orientation"]) else ""
+    return f"{ring['diameter']:.1f} uas across, {width}brightest at {angle or 'no angle'}"

@@ -15,9 +15,12 @@ from matplotlib.patches import Circle
 
 from lmaps_science.metrics import align, blur
 from lmaps_science.plots import PATH, POINTS, Picture, Shades, finish, history, verdict
+from lmaps_science.problems.black_hole.metrics import at_beam
+from lmaps_science.problems.black_hole.ring_test import has_ring
 
-__all__ = ["plot_uv", "reconstruction", "samples", "shades"]
+__all__ = ["plot_uv", "prior_check", "reconstruction", "samples", "shades"]
 
+SHARP = "(sharpness: the prior's)"
 INTENSITY, SPREAD, SIGNED = "afmhot", "viridis", "RdBu_r"
 
 
@@ -37,25 +40,26 @@ class Panel(NamedTuple):
     beam: float = 0.0
 
 
-def reconstruction(data: xr.Dataset, *, blur_uas: float = 15.0) -> Figure:
+def reconstruction(data: xr.Dataset, *, blur_uas: float | None = None) -> Figure:
     """The images of a reconstruction, and how they fit the data.
 
     Above: the truth where it is known, a classical image where there is one (the variable
-    `baseline`), the best sample of mode 0, the best of all if that is another one, the mean of the
-    samples of mode 0 (aligned), the same blurred to `blur_uas`, their standard deviation and, on
-    its scale, the error of the mean. Below: the residuals of the closure quantities of the best
-    sample of mode 0, in standard deviations, the data misfit of every sample on its way from noise
-    to image, and the verdict.
+    `baseline`); what the data resolve, the mean of the samples of mode 0 (aligned) blurred to the
+    beam; the same mean and the best sample of mode 0 as they are, whose details below the beam are
+    the prior's; the best of all if that is another one; the best image of the other kind, with or
+    without a ring, blurred to the beam; the standard deviation and, on its scale, the error of the
+    mean. Below: the residuals of the closure quantities of the best sample of mode 0, in standard
+    deviations, the data misfit of every sample on its way from noise to image, and the verdict.
 
     Args:
         data: what `problem.analyse` gave.
-        blur_uas: full width at half maximum of the blur.
+        blur_uas: full width at half maximum of the blur; None: the nominal resolution.
     """
     best = int(data.attrs["best"])
-    panels = _panels(data, best, blur_uas)
+    panels = _panels(data, best, blur_uas or float(data.attrs["resolution_uas"]))
     columns = len(panels) if len(panels) < 6 else math.ceil(len(panels) / 2)
     rows = math.ceil(len(panels) / columns)
-    height = 3.7 * rows
+    height = 4.0 * rows
     layout = ConstrainedLayoutEngine(w_pad=0.1)
     figure = Picture(figsize=(2.7 * max(columns, 3.5), height + 3.1), layout=layout)
     above, below = np.asarray(figure.subfigures(2, 1, height_ratios=[height, 3.1]))
@@ -67,7 +71,7 @@ def reconstruction(data: xr.Dataset, *, blur_uas: float = 15.0) -> Figure:
         among = [scale * other.values for other in panels if other.scale == panel.scale]
         cmap = SPREAD if panel.scale == "spread" else INTENSITY
         image = _show(axis, data, scale * panel.values, _limits(among), cmap)
-        axis.set_title(panel.title, fontsize=10)
+        axis.set_title(panel.title, fontsize=9)
         bar = above.colorbar(image, ax=axis, location="bottom", shrink=0.9, pad=0.02, aspect=25)
         bar.set_label(unit, fontsize=9)
         bar.ax.tick_params(labelsize=8)
@@ -91,18 +95,18 @@ def _panels(data: xr.Dataset, best: int, blur_uas: float) -> list[Panel]:
     of_all = int(data["misfit"].values[-1].argmin())
     panels = [Panel("truth", data["truth"].values)] if "truth" in data else []
     panels += [Panel("classical (RML)", data["baseline"].values)] if "baseline" in data else []
-    label = f"sample {best}, best of mode 0" if n > 1 else f"sample {best}"
-    panels += [Panel(label, images[best])]
-    if of_all != best:
-        mode = int(data["mode"].values[of_all])
-        panels += [Panel(f"sample {of_all}, best of all (mode {mode})", images[of_all])]
-    panels[0] = panels[0]._replace(beam=resolution)
     middle, name, of = images[best], f"sample {best}", f"sample {best}"
     if inside > 1:
-        middle, name, of = data["image_mean"].values, "mean", "the mean"
-        panels += [Panel(_mean_title(data), middle, "mean")]
-    blurred = blur(middle[None], blur_uas / pixel)[0, 0].numpy()
-    panels += [Panel(f"{name}, blurred to {blur_uas:g} µas", blurred, "blurred", blur_uas)]
+        middle, name, of = data["image_mean"].values, _mean_title(data), "the mean"
+    panels += [_blurred(f"{name}\n(blurred to the beam)", middle, blur_uas, pixel)]
+    if inside > 1:
+        panels += [Panel(f"{name}\n{SHARP}", middle, "mean", resolution)]
+    label = f"sample {best}, best of mode 0" if n > 1 else f"sample {best}"
+    panels += [Panel(f"{label}\n{SHARP}", images[best], beam=resolution)]
+    if of_all != best:
+        label = f"sample {of_all}, best of all (mode {int(data['mode'].values[of_all])})"
+        panels += [Panel(f"{label}\n{SHARP}", images[of_all], beam=resolution)]
+    panels += _other_kind(data, best, blur_uas, pixel)
     if inside > 1:
         panels += [Panel("standard deviation", data["image_std"].values, "spread")]
     if "truth" in data:
@@ -111,6 +115,73 @@ def _panels(data: xr.Dataset, best: int, blur_uas: float) -> list[Panel]:
         error = np.abs(moved * truth.max() - truth)
         panels += [Panel(f"|error| of {of}", error, "spread")]
     return panels
+
+
+def _blurred(title: str, values: np.ndarray, blur_uas: float, pixel: float) -> Panel:
+    return Panel(title, blur(values[None], blur_uas / pixel)[0, 0].numpy(), "blurred", blur_uas)
+
+
+def _other_kind(data: xr.Dataset, best: int, blur_uas: float, pixel: float) -> list[Panel]:
+    """The best image without a ring where sample `best` has one, and the other way round."""
+    test = data.attrs.get("ring_test")
+    if test is None or "ring_test_image" not in data:
+        return []
+    pair = (("best_ring", "with"), ("best_without", "without"))
+    kinds = [(test[key], word, k) for k, (key, word) in enumerate(pair)]
+    kinds = [kind for kind in kinds if kind[0] is not None]
+    if len(kinds) < 2:
+        return []
+    here = data["image"].values[best]
+    values = data["ring_test_image"].values
+    has = has_ring(here[None], pixel, float(data.attrs["resolution_uas"]))[0]
+    one, word, k = kinds[int(has)]
+    title = f"best {word} a ring: {one['image']}\n(blurred to the beam)"
+    return [_blurred(title, values[k], blur_uas, pixel)]
+
+
+def prior_check(data: xr.Dataset) -> Figure:
+    """The means of two priors, blurred to the beam, their difference, and both as they are.
+
+    The second is shifted onto the first: closure quantities do not tell the position.
+
+    Args:
+        data: what `problem.analyse` gave and `problem.compare` added to.
+    """
+    check, beam = data.attrs["prior_check"], float(data.attrs["resolution_uas"])
+    pixel = abs(float(data["x"][1] - data["x"][0]))
+    sharp = np.stack([data["image_mean"].values, data["image_mean_second"].values])
+    peak = sharp.max() or 1.0
+    seen = at_beam(sharp, beam / pixel)
+    sharp[1] = align(sharp[1:] / peak, sharp[:1] / peak)[0, 0].numpy() * peak
+    names = ("first prior", check["name"])
+    panels = [
+        Panel(f"{name}\n(blurred to the beam)", image, "blurred", beam)
+        for name, image in zip(names, seen, strict=True)
+    ]
+    panels += [Panel("second - first\n(blurred to the beam)", seen[1] - seen[0], "change", beam)]
+    panels += [
+        Panel(f"{name}\n{SHARP}", image, f"sharp {k}", beam)
+        for k, (name, image) in enumerate(zip(names, sharp, strict=True))
+    ]
+    figure = Picture(figsize=(13.5, 5.2), layout="constrained")
+    scale, unit = _scale(data["image"])
+    for axis, panel in zip(figure.subplots(1, len(panels), sharey=True), panels, strict=True):
+        low, high = _limits(
+            [scale * other.values for other in panels if other.scale == panel.scale]
+        )
+        if panel.scale == "change":  # on the scale of what it is a difference of
+            high = scale * float(seen.max())
+            low = -high
+        image = _show(axis, data, scale * panel.values, (low, high), INTENSITY)
+        axis.set_title(panel.title, fontsize=9)
+        bar = figure.colorbar(image, ax=axis, location="bottom", shrink=0.9, pad=0.02, aspect=25)
+        bar.set_label(unit, fontsize=9)
+        bar.ax.tick_params(labelsize=8)
+        _beam(axis, panel.beam)
+    figure.axes[0].set_ylabel("relative declination (µas)")
+    told = [*check["text"], *data.attrs.get("ring_test", {}).get("text", [])]
+    figure.supxlabel("\n".join(told), fontsize=8, color="0.35", x=0.01, ha="left")
+    return figure
 
 
 def samples(data: xr.Dataset, *, most: int = 16) -> Figure:
@@ -140,6 +211,7 @@ def samples(data: xr.Dataset, *, most: int = 16) -> Figure:
         axis.set_title(_caption(data, int(k)), fontsize=8)
     _beam(axes[0, 0], float(data.attrs["resolution_uas"]))
     figure.colorbar(image, ax=axes, shrink=0.8, aspect=30).set_label(unit)
+    figure.suptitle("what is sharper than the beam, the circle, is the prior's", fontsize=9)
     figure.supxlabel("relative right ascension (µas)", fontsize=10)
     figure.supylabel("relative declination (µas)", fontsize=10)
     return figure

@@ -19,7 +19,7 @@ from lmaps_science.metrics.image import (
     psnr,
 )
 
-__all__ = ["blur_psnr", "image_scores", "rescale_to_flux"]
+__all__ = ["at_beam", "blur_psnr", "image_scores", "rescale_to_flux"]
 
 
 def rescale_to_flux(images: Any, flux: float | Tensor) -> Tensor:
@@ -68,3 +68,13 @@ def image_scores(
     for fwhm in (10, 15, 20):
         scores[f"blur_psnr_{fwhm}"] = blur_psnr(scaled, target, fwhm, pixel_uas, mode)
     return {**scores, "nxcorr": nxcorr(scaled, target)}
+
+
+def at_beam(images: np.ndarray, beam_pixels: float) -> np.ndarray:
+    """Images (n, H, W) blurred to a beam of this width, all but the first shifted onto it."""
+    blurred = blur(images, beam_pixels)
+    peak = blurred.abs().amax()
+    if peak == 0:
+        return blurred[:, 0].numpy()
+    aligned = align(blurred / peak, (blurred[:1] / peak).expand_as(blurred))
+    return (peak * torch.cat([blurred[:1] / peak, aligned[1:]]))[:, 0].numpy()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
 
@@ -15,16 +15,32 @@ from lmaps_science.cards.problem import Problem
 from lmaps_science.cards.verdict import Check
 from lmaps_science.io import pixel_size_rad
 from lmaps_science.io.images import MICROARCSECOND
+from lmaps_science.operators import Affine
 from lmaps_science.physics.closure_misfit import ClosureMisfit
-from lmaps_science.problems.black_hole.checks import flux_checks, image_checks, remarks
-from lmaps_science.problems.black_hole.metrics import image_scores, rescale_to_flux
+from lmaps_science.problems.black_hole.checks import (
+    acceptable,
+    comparison,
+    flux_checks,
+    image_checks,
+    remarks,
+)
+from lmaps_science.problems.black_hole.metrics import at_beam, image_scores, rescale_to_flux
 from lmaps_science.problems.black_hole.modes import Modes, find_modes
+from lmaps_science.problems.black_hole.ring_test import (
+    ENOUGH,
+    Group,
+    has_ring,
+    ring_test,
+    search,
+    starts,
+)
 from lmaps_science.problems.black_hole.rings import ring_statistics
 from lmaps_science.sampling import Result
 
 __all__ = ["BlackHoleProblem"]
 
 RING = ("diameter", "width", "orientation", "asymmetry", "central_brightness")
+COUNTED = ("cphase", "logcamp")
 UNITS = {"psnr": "dB", "diameter": "uas", "width": "uas", "orientation": "degree"}
 
 
@@ -140,8 +156,90 @@ class BlackHoleProblem(Problem):
         for name in "uv":
             data[name] = ("vis", self.observation[name].values, {"units": "wavelength"})
         data.attrs["resolution_uas"] = self.resolution_uas
-        data.attrs["notes"] = remarks(data, self.pixel_uas)
+        more = self._looked_for(result, modes.best)
+        if len(more):
+            data["search_image"] = (("search", "y", "x"), more, {"units": unit})
+        self._put_ring_test(data)
         return data
+
+    def compare(self, data: xr.Dataset, second: xr.Dataset, name: str) -> None:
+        """See `Problem.compare`; with the rings of both means, and the ring test of all samples."""
+        super().compare(data, second, name)
+        found = data.attrs["prior_check"]
+        means = np.stack([data[key].values for key in ("image_mean", "image_mean_second")])
+        rings = ring_statistics(means, self.pixel_uas)
+        for k, which in enumerate(("first", "second")):
+            found[f"ring_of_{which}"] = {key: float(rings[key][k]) for key in RING}
+        found["text"] += comparison(found)
+        self._put_ring_test(data)
+
+    def agreement(self, first: np.ndarray, second: np.ndarray) -> dict[str, float]:
+        """Of images (H, W) of the same flux, blurred to the nominal resolution and aligned.
+
+        Their `correlation_at_beam`, see `metrics.nxcorr`, and `difference_at_beam`, the norm of
+        their difference over the geometric mean of theirs.
+        """
+        a, b = at_beam(self.scale_to_flux(np.stack([first, second])), self._beam_pixels)
+        a, b = a / a.sum(), b / b.sum()
+        correlation = float(metrics.nxcorr(b[None], a[None]))
+        difference = super().agreement(a, b)["difference"]
+        return {"correlation_at_beam": correlation, "difference_at_beam": difference}
+
+    @property
+    def classical(self) -> Mapping[str, Callable[[], xr.DataArray]]:
+        """Regularised maximum likelihood."""
+        return {"rml": self.baseline}
+
+    @property
+    def _beam_pixels(self) -> float:
+        return self.resolution_uas / self.pixel_uas
+
+    def _group(self, name: str, images: np.ndarray) -> Group:
+        """Images (n, H, W), how they fit, and whether they have a ring."""
+        chi2 = self.closures.chi2(self._physical(images))
+        values = {key: chi2[key].cpu().double().numpy() for key in COUNTED if key in chi2}
+        return Group(name, images, values, has_ring(images, self.pixel_uas, self.resolution_uas))
+
+    def _looked_for(self, result: Result, best: int) -> np.ndarray:
+        """Images (n, H, W) of the kind, with or without a ring, of which samples are too few.
+
+        By the solver of the card alone: a result does not hold that of another run, nor do the
+        benchmark's tables need it.
+        """
+        images = result.samples[:, 0]
+        none = images[:0]
+        own = result.facts.get("solver") == repr(self.solver)
+        if not own or self.metrics_mode == "inversebench" or not isinstance(self.decode, Affine):
+            return none
+        ring = has_ring(images, self.pixel_uas, self.resolution_uas)
+        found = [none]
+        for kind in (True, False):
+            if (ring == kind).sum() < ENOUGH:
+                start = torch.as_tensor(starts(images[best], kind))[None, None]
+                start = self.decode.to_model(start)
+                estimates = search(self, self.solver, start, int(result.facts.get("seed", 0)))
+                if estimates is not None and len(estimates):
+                    more = self.decode(estimates)[:, 0].cpu().numpy()
+                    found.append(self.scale_to_flux(more))
+        return np.concatenate(found)
+
+    def _put_ring_test(self, data: xr.Dataset) -> None:
+        """The attributes `ring_test` and `notes`, and the two images that it compares."""
+        names = {
+            "image": "sample",
+            "search_image": "search image",
+            "image_second": "second prior's sample",
+        }
+        groups = [self._group(name, data[key].values) for key, name in names.items() if key in data]
+        counts = {name: data.sizes[name] for name in COUNTED if data.sizes[name]}
+        test = ring_test(groups, counts, {name: acceptable(n) for name, n in counts.items()})
+        none = np.full(data["image_mean"].shape, np.nan, data["image_mean"].dtype)
+        pair = [test["best_ring"], test["best_without"]]
+        images = [groups[one["group"]].images[one["index"]] if one else none for one in pair]
+        attrs = {**data["image"].attrs, "long_name": "best with a ring, best without"}
+        data["ring_test_image"] = (("ring_test", "y", "x"), np.stack(images), attrs)
+        data.attrs["ring_test"] = test
+        data.attrs["notes"] = remarks(data, self.pixel_uas)
 
     def checks(self, data: xr.Dataset) -> Iterable[Check]:
         """The flux of a measured source; fit, residuals, negative and outer flux, modes."""

@@ -59,10 +59,11 @@ def measure_rings(
     pixel_size_uas: float,
     radius_range: tuple[float, float] = (5.0, 50.0),
     centre_radius: float = 5.0,
+    faintest: float = FAINTEST,
 ) -> tuple[dict[str, Tensor], list[str]]:
     """`ring_statistics`, and for each image why it has no ring: "" where it has one.
 
-    It has one where the profiles peak inside of `radius_range`, at more than `FAINTEST` of the
+    It has one where the profiles peak inside of `radius_range`, at more than `faintest` of the
     brightest, in `SEEN` of all directions and more, in `CONTRASTED` of them at more than `CONTRAST`
     times the mean brightness within `centre_radius`, and at radii that differ by `IRREGULAR` at
     most. Neither a bar, an arc, a blob nor a filled disc has.
@@ -72,7 +73,9 @@ def measure_rings(
         raise ValueError(
             f"ring_statistics: images have {stack.shape[1]} channels, expected 1: (B, 1, N, N)."
         )
-    found = [_measure(image[0], pixel_size_uas, radius_range, centre_radius) for image in stack]
+    found = [
+        _measure(image[0], pixel_size_uas, radius_range, centre_radius, faintest) for image in stack
+    ]
     names = ("diameter", "width", "orientation", "asymmetry", "central_brightness")
     keys = ("x", "y", *names, *(f"{name}_scatter" for name in names))
     values = {
@@ -99,7 +102,7 @@ class _Polar:
         return map_coordinates(self.coefficients, pixels, order=3, prefilter=False)
 
 
-def _peaks(profiles: Array, radii: Array) -> tuple[Array, Mask, Mask]:
+def _peaks(profiles: Array, radii: Array, faintest: float = FAINTEST) -> tuple[Array, Mask, Mask]:
     """Radius of each profile's maximum, refined by a parabola; which are bright; which lie inside.
 
     A profile that peaks at the first or last radius shows no ring: it does not lie inside.
@@ -112,14 +115,14 @@ def _peaks(profiles: Array, radii: Array) -> tuple[Array, Mask, Mask]:
     curvature = left - 2 * top + right
     shift = np.where(curvature < 0, 0.5 * (left - right) / np.minimum(curvature, -1e-300), 0.0)
     peak = radii[middle] + np.clip(shift, -1, 1) * (radii[1] - radii[0])
-    return peak, height > FAINTEST * max(height.max(), 0.0), inside
+    return peak, height > faintest * max(height.max(), 0.0), inside
 
 
-def _find_centre(polar: _Polar, start: Array, radii: Array) -> Array | None:
+def _find_centre(polar: _Polar, start: Array, radii: Array, faintest: float) -> Array | None:
     """The centre (x, y) with the smallest std(r_peak)/<r_peak>, or None without a ring."""
 
     def spread(centre: Array, angles: Array) -> float:
-        peak, bright, inside = _peaks(polar(centre, radii, angles), radii)
+        peak, bright, inside = _peaks(polar(centre, radii, angles), radii, faintest)
         use = bright & inside
         if use.sum() < 0.5 * len(angles):
             return 10.0  # seen from afar a compact source, too, has peaks at one distance
@@ -153,7 +156,11 @@ def _widths(profiles: Array, radii: Array, peaks: Array) -> Array:
 
 
 def _measure(
-    image: Array, pixel_size: float, radius_range: tuple[float, float], centre_radius: float
+    image: Array,
+    pixel_size: float,
+    radius_range: tuple[float, float],
+    centre_radius: float,
+    faintest: float,
 ) -> tuple[dict[str, float], str]:
     """Those statistics that the image has, and why it has none."""
     if not np.isfinite(image).all() or image.max() <= 0:
@@ -161,13 +168,13 @@ def _measure(
     polar = _Polar(image, pixel_size)
     low, high = radius_range
     coarse = np.arange(low, high + 1e-9, min(1.0, pixel_size / 2))
-    centre = _find_centre(polar, _centroid(image, pixel_size), coarse)
+    centre = _find_centre(polar, _centroid(image, pixel_size), coarse, faintest)
     if centre is None:
         return {}, "there is no point around which the brightness peaks at one distance"
     angles = np.linspace(0, 2 * np.pi, 360, endpoint=False)
     radii = np.arange(0, high + 1e-9, 0.25)
     profiles = polar(centre, radii, angles)
-    peak, bright, inside = _peaks(profiles[:, radii >= low], radii[radii >= low])
+    peak, bright, inside = _peaks(profiles[:, radii >= low], radii[radii >= low], faintest)
     use = bright & inside
     centre_light = profiles[:, radii <= centre_radius].mean(axis=1)
     contrasted = use & (profiles[:, radii >= low].max(axis=1) > CONTRAST * centre_light.mean())

@@ -6,6 +6,7 @@ import xarray as xr
 
 from lmaps_science import load_problem, plot_reconstruction, plot_samples, plot_uv, sample
 from lmaps_science.io import read_netcdf, write_netcdf
+from lmaps_science.metrics import blur
 
 OVERRIDES = {"image.npix": 16, "solver.levels": 3, "solver.local.iterations": 3}
 
@@ -47,11 +48,12 @@ def test_a_reconstruction_shows_truth_samples_and_spread(data, tmp_path):
     assert (tmp_path / "figure.png").read_bytes()[:4] == b"\x89PNG"
     best, inside = data.attrs["best"], int((data["mode"] == 0).sum())
     of = "3 samples" if inside == 3 else f"mode 0 ({inside} of 3 samples)"
-    assert titles(figure) == [
+    drawn = [title for title in titles(figure) if " a ring: " not in title]
+    assert drawn == [
         "truth",
-        f"sample {best}, best of mode 0",
-        f"mean of {of}",
-        "mean, blurred to 15 µas",
+        f"mean of {of}\n(blurred to the beam)",
+        f"mean of {of}\n(sharpness: the prior's)",
+        f"sample {best}, best of mode 0\n(sharpness: the prior's)",
         "standard deviation",
         "|error| of the mean",
     ]
@@ -73,7 +75,8 @@ def test_images_are_in_millijansky(data):
 def test_one_measured_sample(problem, data):
     single = data.drop_vars("truth").isel(sample=[1])
     figure = plot_reconstruction(single, path=None)
-    assert titles(figure) == ["sample 0", "sample 0, blurred to 15 µas"]
+    shown = [title for title in titles(figure) if " a ring: " not in title]
+    assert shown == ["sample 0\n(blurred to the beam)", "sample 0\n(sharpness: the prior's)"]
     assert len(panels(plot_samples(single))) == 1
 
 
@@ -136,8 +139,9 @@ def test_the_best_of_all_is_shown_where_it_is_of_another_mode(data):
     mode = np.zeros(3, int)
     mode[other] = 1
     figure = plot_reconstruction(data.assign(mode=("sample", mode)).assign_attrs(best=best))
-    assert f"sample {other}, best of all (mode 1)" in titles(figure)
-    assert f"sample {best}, best of mode 0" in titles(figure)
+    first_lines = [title.splitlines()[0] for title in titles(figure)]
+    assert f"sample {other}, best of all (mode 1)" in first_lines
+    assert f"sample {best}, best of mode 0" in first_lines
 
 
 def test_a_mode_of_one_sample_has_no_deviation(data):
@@ -160,10 +164,46 @@ def test_error_and_deviation_share_their_scale(data):
     assert panel(plot_reconstruction(perfect), "error").images[0].get_array().max() < 1e-3
 
 
-def test_blurred_images_have_their_beam(data):
-    for title, width in (("blurred", 15), ("truth", data.attrs["resolution_uas"])):
-        (circle,) = panel(plot_reconstruction(data), title).patches
-        assert 2 * circle.radius == pytest.approx(width)
+def test_images_have_the_beam_beside_them(data):
+    figure = plot_reconstruction(data)
+    for title in ("blurred", "sharpness"):
+        (circle,) = panel(figure, title).patches
+        assert 2 * circle.radius == pytest.approx(data.attrs["resolution_uas"])
+    (circle,) = panel(plot_reconstruction(data, blur_uas=15), "blurred").patches
+    assert 2 * circle.radius == pytest.approx(15)
+
+
+def test_what_the_data_resolve_comes_before_what_the_prior_adds(data):
+    figure = plot_reconstruction(data)
+    blurred, sharp = (panel(figure, title) for title in ("blurred", "sharpness"))
+    assert panels(figure).index(blurred) < panels(figure).index(sharp)
+    images = [axis.images[0].get_array() for axis in (blurred, sharp)]
+    pixel = float(data["x"][0] - data["x"][1])
+    expected = blur(1e3 * data["image_mean"].values[None], data.attrs["resolution_uas"] / pixel)
+    np.testing.assert_allclose(images[0], expected[0, 0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(images[1], 1e3 * data["image_mean"].values)
+
+
+def test_the_best_image_of_the_other_kind_is_shown(data):
+    """Of a ring where the best sample has none, and the other way round; none where none is."""
+    axis = (7.5 - np.arange(16)) * 10
+    radius = np.hypot(axis[:, None], axis)
+    ring, disc = np.exp(-(((radius - 35) / 12) ** 2)), np.exp(-((radius / 20) ** 2))
+    found = {"image": "sample 1", "group": 0, "index": 1, "chi2": 1.0}
+    pair = {"best_ring": found, "best_without": {**found, "image": "sample 2"}, "text": []}
+    for best, said in (
+        (ring, "best without a ring: sample 2"),
+        (disc, "best with a ring: sample 1"),
+    ):
+        changed = data.assign(
+            image=data["image"].copy(data=np.stack([best] * 3)),
+            ring_test_image=(("ring_test", "y", "x"), np.stack([ring, disc])),
+        )
+        shown = titles(plot_reconstruction(changed.assign_attrs(ring_test=pair)))
+        assert f"{said}\n(blurred to the beam)" in shown
+        none = {**pair, "best_ring": None}
+        shown = titles(plot_reconstruction(changed.assign_attrs(ring_test=none)))
+        assert not [title for title in shown if " a ring: " in title]
 
 
 def test_negative_brightness_is_seen(data):

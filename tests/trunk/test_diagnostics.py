@@ -183,7 +183,7 @@ def test_the_exact_estimate_has_the_exact_score():
 
 def test_the_score_of_dps_is_that_of_proposition_1():
     """s - zeta' grad R / (1 - shrink) / sigma^2, by autograd."""
-    problem, exact = white()
+    problem, _ = white()
     solver, level = DPS(20, zeta=0.3, scale_free=False), 8
     sigma, after = (float(s) for s in solver.sigmas[level : level + 2])
     x = (sigma * torch.randn(3, 1, 1, 2, generator=torch.Generator().manual_seed(0))).double()

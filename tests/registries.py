@@ -40,11 +40,15 @@ from lmaps_science.solvers import (
     DAPS,
     DDNM,
     DDRM,
+    DMAP,
     DPS,
+    DSG,
+    LGD,
     LMAPS,
     AnnealedLangevin,
     DiffPIR,
     ExactSVD,
+    FreeDoM,
     FrequencyHopping,
     Langevin,
     Metropolis,
@@ -378,6 +382,10 @@ def diffpir_conjugate_gradient() -> Solver:
     return DiffPIR(levels=12, regularisation=1.0, local=ConjugateGradient())
 
 
+def dmap() -> Solver:
+    return DMAP(levels=20)
+
+
 def dps() -> Solver:
     return DPS(levels=40)
 
@@ -386,8 +394,20 @@ def dps_paper() -> Solver:
     return DPS(levels=40, zeta=0.2, scale_free=False)
 
 
+def dsg() -> Solver:
+    return DSG(levels=40)
+
+
+def freedom() -> Solver:
+    return FreeDoM(levels=20)
+
+
 def frequency_hopping() -> Solver:
     return FrequencyHopping(12, sigma_max=10.0)
+
+
+def lgd() -> Solver:
+    return LGD(levels=40, draws=2)
 
 
 def lmaps() -> Solver:
@@ -438,9 +458,13 @@ SOLVERS: list[Callable[[], Solver]] = [
     ddrm,
     diffpir,
     diffpir_conjugate_gradient,
+    dmap,
     dps,
     dps_paper,
+    dsg,
+    freedom,
     frequency_hopping,
+    lgd,
     lmaps,
     lmaps_barzilai_borwein,
     lmaps_conjugate_gradient,

@@ -17,7 +17,7 @@ LEVELS = [  # modules and sub-packages, each one unit; siblings on a level do no
     {"misfit"},
     {"physics"},
     {"local_map", "sampling"},
-    {"solvers", "training"},
+    {"solvers", "training", "diagnostics", "toys"},
     {"cards"},  # finds problems and solvers by their entry points, without importing them
     {"plots", "commands"},
     {"problems"},

@@ -5,9 +5,13 @@ from lmaps_science.solvers.daps import DAPS
 from lmaps_science.solvers.ddnm import DDNM
 from lmaps_science.solvers.ddrm import DDRM
 from lmaps_science.solvers.diffpir import DiffPIR
+from lmaps_science.solvers.dmap import DMAP
 from lmaps_science.solvers.dps import DPS
+from lmaps_science.solvers.dsg import DSG
 from lmaps_science.solvers.exact_svd import ExactSVD
+from lmaps_science.solvers.freedom import FreeDoM
 from lmaps_science.solvers.frequency_hopping import FrequencyHopping
+from lmaps_science.solvers.lgd import LGD
 from lmaps_science.solvers.lmaps import LMAPS
 from lmaps_science.solvers.local_posterior import Langevin, Metropolis, PerturbAndMAP
 from lmaps_science.solvers.pigdm import PiGDM
@@ -19,11 +23,15 @@ __all__ = [
     "DAPS",
     "DDNM",
     "DDRM",
+    "DMAP",
     "DPS",
+    "DSG",
+    "LGD",
     "LMAPS",
     "AnnealedLangevin",
     "DiffPIR",
     "ExactSVD",
+    "FreeDoM",
     "FrequencyHopping",
     "Langevin",
     "Metropolis",

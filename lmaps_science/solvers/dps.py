@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
+from torch import Tensor
 
-from lmaps_science.arrays import norm, per_sample
-from lmaps_science.noise import VP, SampleNoise, vp_alpha
+from lmaps_science.arrays import per_sample
+from lmaps_science.noise import VP, SampleNoise
 from lmaps_science.sampling import InverseProblem, Solver, State
+from lmaps_science.solvers.guidance import Guidance, ancestral, guide, paper_length, polyak_length
 
 __all__ = ["DPS"]
 
@@ -30,7 +31,12 @@ class DPS(Solver):
       needs no tuning to operator, noise, or unit.
     * `scale_free=False`: `-zeta grad R` on the scaled state, the paper's step.
 
-    Both need a misfit whose smallest value is about 0, as Gaussian and closure misfits have.
+    Both need a misfit whose smallest value is about 0, as Gaussian and closure misfits have. Where
+    the denoised image does not change with x there is nothing to follow, and no step.
+
+    Known bias: it does not follow the score of the posterior. The residual's norm is followed
+    however small the noise, so that samples fit the noise and spread less than the posterior, and
+    the weights of its modes are off.
 
     Args:
         levels: noise levels T.
@@ -46,7 +52,8 @@ class DPS(Solver):
 
     def __post_init__(self) -> None:
         if not self.zeta > 0:
-            raise ValueError(f"DPS needs zeta > 0, got {self.zeta}. Example: DPS(zeta=0.25).")
+            name = type(self).__name__
+            raise ValueError(f"{name} needs zeta > 0, got {self.zeta}. Example: {name}(zeta=0.25).")
         super().__post_init__()
 
     @property
@@ -55,26 +62,17 @@ class DPS(Solver):
 
     def step(self, i: int, state: State, problem: InverseProblem, noise: SampleNoise) -> State:
         sigma, after = self.sigmas[i], self.sigmas[i + 1]
-        with torch.enable_grad():
-            x = state.x.detach().requires_grad_()
-            denoised = problem.prior(x, float(sigma))  # line 4, Tweedie
-        slope, misfit = problem.misfit.gradient(denoised.detach())
-        slope = torch.autograd.grad(denoised, x, slope.to(denoised.dtype))[0].to(slope.dtype)
-        denoised = denoised.detach()
-        shrink = float(after / sigma) ** 2
-        spread = float(after) * (1 - shrink) ** 0.5
-        mean = denoised + shrink * (state.x - denoised)  # line 6: the ancestral step
-        unguided = mean + spread * noise.normal(mean, 1, i)
+        found = guide(problem, state.x, float(sigma))  # line 4, Tweedie
+        mean, spread = ancestral(state.x, found.denoised, sigma, after)
+        unguided = mean + spread * noise.normal(mean, 1, i)  # line 6: the ancestral step
+        x_next = unguided - self.pull(found, sigma, after)  # line 7
+        return State(x=x_next, estimate=found.denoised if after > 0 else x_next)
 
-        scale = problem.misfit.objective_scale
-        tiny = torch.finfo(slope.dtype).tiny
-        residual = (2 * scale * misfit).clamp_min(tiny).sqrt()
-        slope = per_sample(scale / residual, slope) * slope  # grad R
+    def pull(self, found: Guidance, sigma: Tensor, after: Tensor) -> Tensor:
+        """What the step from `sigma` to `after` subtracts, like the image."""
         if self.scale_free:
-            polyak = residual / norm(slope).square().clamp_min(tiny)
-            longest = self.zeta * slope[0].numel() ** 0.5 * spread / norm(slope).clamp_min(tiny)
-            length = torch.minimum(polyak, longest)
+            spread = float(after) * (1 - float(after / sigma) ** 2) ** 0.5
+            length = polyak_length(found, self.zeta * found.slope[0].numel() ** 0.5 * spread)
         else:
-            length = torch.full_like(residual, self.zeta / float(vp_alpha(sigma) * vp_alpha(after)))
-        x_next = unguided - per_sample(length, slope) * slope  # line 7
-        return State(x=x_next, estimate=denoised if after > 0 else x_next)
+            length = paper_length(found, self.zeta, sigma, after)
+        return per_sample(length, found.slope) * found.slope

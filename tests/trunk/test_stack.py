@@ -18,7 +18,7 @@ from registries import (
 from lmaps_science import InverseProblem, load_problem, sample, stack
 from lmaps_science.misfit import GaussianMisfit
 from lmaps_science.operators import Affine
-from lmaps_science.solvers import DPS, LMAPS, ExactSVD
+from lmaps_science.solvers import DMAP, DPS, DSG, LGD, LMAPS, ExactSVD
 
 SHAPE = (1, 6, 5)
 MODEL_SPACE = Affine(0.5, 1.0, SHAPE)
@@ -54,6 +54,9 @@ def agree(problems, solver, n_samples=3, tolerance=1e-9):
         LMAPS(12, local=ExactSVD(), sigma_max=10.0),
         ddrm(),
         DPS(20),
+        DMAP(10),
+        DSG(20),
+        LGD(20, draws=2),
         red_diff(),
         score_mri(),
     ],

@@ -1,0 +1,84 @@
+r"""What methods that follow the data through the denoiser share, each of it once.
+
+The residual of the denoised image and its gradient, the length of a step along it, and the
+ancestral step of the prior,
+
+.. math:: p(x_{i+1} | x_i) = N(\mu_i, s_i^2 I), \quad
+    \mu_i = D + \frac{\sigma_{i+1}^2}{\sigma_i^2} (x_i - D), \quad
+    s_i^2 = \frac{\sigma_{i+1}^2 (\sigma_i^2 - \sigma_{i+1}^2)}{\sigma_i^2}
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lmaps_science.arrays import norm, per_sample
+from lmaps_science.noise import vp_alpha
+from lmaps_science.sampling import InverseProblem
+
+__all__ = ["Guidance", "ancestral", "guide", "on_sphere", "paper_length", "polyak_length"]
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """What the data say at `x`, at one noise level.
+
+    Attributes:
+        denoised: D(x, sigma), (B, C, H, W).
+        residual: `R = sqrt(2 s L(D(x)))`, (B,), with `s` the misfit's `objective_scale`: the norm
+            `||y - H(D(x))||` where the noise is Gaussian.
+        slope: the gradient of R by x, like `x`; 0 where the denoised image does not change with x.
+    """
+
+    denoised: Tensor
+    residual: Tensor
+    slope: Tensor
+
+
+def guide(problem: InverseProblem, x: Tensor, sigma: float) -> Guidance:
+    """One call of the denoiser and one of its vector-Jacobian products."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        denoised = problem.prior(x, sigma)
+    slope, misfit = problem.misfit.gradient(denoised.detach())
+    slope = torch.autograd.grad(denoised, x, slope.to(denoised.dtype))[0].to(slope.dtype)
+    scale = problem.misfit.objective_scale
+    residual = (2 * scale * misfit).clamp_min(torch.finfo(slope.dtype).tiny).sqrt()
+    return Guidance(denoised.detach(), residual, per_sample(scale / residual, slope) * slope)
+
+
+def ancestral(x: Tensor, denoised: Tensor, sigma: Tensor, after: Tensor) -> tuple[Tensor, float]:
+    """The mean mu_i and the standard deviation s_i of the prior's own step."""
+    shrink = float(after / sigma) ** 2
+    return denoised + shrink * (x - denoised), float(after) * (1 - shrink) ** 0.5
+
+
+def polyak_length(found: Guidance, longest: float) -> Tensor:
+    """Factors (B,) of the slope: as far as R = 0, along a straight line, but at most `longest`.
+
+    The longest step is a length in model space.
+    """
+    number = torch.finfo(found.slope.dtype)
+    polyak = found.residual / norm(found.slope).square().clamp_min(number.tiny)
+    limit = longest / norm(found.slope).clamp_min(number.tiny)
+    # Finite where the slope vanishes: no step then, whatever its factor.
+    return torch.minimum(polyak, limit).clamp_max(number.max)
+
+
+def paper_length(found: Guidance, zeta: float, sigma: Tensor, after: Tensor) -> Tensor:
+    """Factors (B,) that make DPS's published step, `zeta` on the variance-preserving state."""
+    return torch.full_like(found.residual, zeta / float(vp_alpha(sigma) * vp_alpha(after)))
+
+
+def on_sphere(centre: Tensor, offset: Tensor, spread: float, fallback: Tensor) -> Tensor:
+    """`centre + sqrt(d) spread offset / ||offset||`: where N(centre, spread^2 I) concentrates.
+
+    `fallback` gives the direction of the images whose offset is 0; d is the number of pixels.
+    """
+    there = per_sample(norm(offset) > 0, offset)
+    direction = torch.where(there, offset, fallback)
+    length = spread * offset[0].numel() ** 0.5 / norm(direction)
+    return centre + per_sample(length, offset) * direction

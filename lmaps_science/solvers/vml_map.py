@@ -20,6 +20,7 @@ from lmaps_science.solvers.vml_loss import bracket
 
 __all__ = ["VMLMAP"]
 
+DECAY = 0.9
 PROBES = 4  # steps of power iteration for the curvature of a nonlinear problem
 
 
@@ -32,8 +33,10 @@ class VMLMAP(Solver):
         \gamma_i = c \left(\frac{1}{\sigma_i^2} + \lambda\right)^{-1}
 
     where `lambda` is the largest curvature of the misfit: `||H||^2 / sigma_y^2` where H is linear
-    and the noise Gaussian; elsewhere it is measured at the start of each level and raised by
-    the secants of the steps. One `rate` c serves all noise levels, and data with and without noise.
+    and the noise Gaussian; elsewhere it is measured at the start of each level. One `rate` c
+    serves all noise levels, and data with and without noise. The bound holds where J is at most 1;
+    between modes it is larger, and steps whose secant shows more curvature are followed by shorter
+    ones.
 
     It seeks modes: the spread of its samples says nothing of the errors. Plain steps do
     not reach what the data see weakly: with singular values s of H, the rate of convergence
@@ -44,7 +47,7 @@ class VMLMAP(Solver):
         levels: noise levels T; the paper has 20.
         steps: gradient steps K of a level, one denoiser call and one vector-Jacobian product each;
             the paper has 50. One more call takes the result to the next level.
-        rate: c, stable below 2 where the denoiser's Jacobian is at most 1.
+        rate: c, stable below 2.
         preconditioned: multiply the bracket by `V Q V^T`, `Q = max(s, f)^-2` in units of the
             largest singular value and 1 in the null space (eq. 7). Without noise `f` is 0, the
             paper's form; else `f = min(1, sigma_y / (||H|| sigma_i))`, where the prior is as
@@ -94,29 +97,30 @@ class VMLMAP(Solver):
         for _ in range(self.steps):  # lines 4-7
             inside, slope, denoised, pull = bracket(problem.prior, problem.misfit, x, sigma)
             if isinstance(known, Spectrum):
-                inside, length = _preconditioned(inside, known, sigma)
+                inside, bound = _preconditioned(inside, known, sigma)
             else:
-                if known is not None:
-                    curvature = known
-                elif curvature is None or last is None:
-                    curvature = _curvature(problem.misfit, denoised, slope)
-                else:
-                    curvature = torch.maximum(curvature, _secant(*last, denoised, slope))
-                length, last = 1 / (1 / sigma**2 + curvature), (denoised, slope)
-            x = x + self.rate * per_sample(length, x) * pull(inside)
+                if known is None:
+                    known = _curvature(problem.misfit, denoised, slope)
+                bound = 1 / sigma**2 + known
+            uphill = -pull(inside)  # eq. 6
+            curvature = bound if curvature is None else torch.maximum(bound, DECAY * curvature)
+            if last is not None:
+                curvature = torch.maximum(curvature, _secant(*last, x, uphill))
+            last = (x, uphill)
+            x = x - per_sample(self.rate / curvature, x) * uphill
         denoised = problem.prior(x, sigma)  # line 8
         x = denoised + after * noise.normal(denoised, 1, i)
         return State(x=x, estimate=denoised)
 
 
 def _preconditioned(inside: Tensor, data: Spectrum, sigma: float) -> tuple[Tensor, Tensor]:
-    """`V Q V^T` times the bracket (eq. 9), and the step that its curvature allows, (1 or B,)."""
+    """`V Q V^T` times the bracket (eq. 9), and the largest curvature of both, (1 or B,)."""
     best = data.noise.amin(1, keepdim=True)  # sigma_y / ||H||
     floor = (best / sigma).clamp_max(1.0)
     q = torch.where(data.seen, torch.maximum(best / data.noise, floor) ** -2, 1.0)
     curvature = (q * (1 / sigma**2 + data.noise**-2)).amax(1).clamp_min(1 / sigma**2)
     changed = data.operator.V((q - 1) * data.operator.Vt(inside))
-    return inside + changed, 1 / curvature
+    return inside + changed, curvature
 
 
 def _secant(x: Tensor, slope: Tensor, y: Tensor, other: Tensor) -> Tensor:

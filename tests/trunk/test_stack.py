@@ -11,8 +11,12 @@ from registries import (
     gaussian_mixture,
     lmaps,
     lmaps_conjugate_gradient,
+    lmaps_jacobian,
+    lmaps_jacobian_exact,
     red_diff,
     score_mri,
+    vml_map,
+    vml_map_preconditioned,
 )
 
 from lmaps_science import InverseProblem, load_problem, sample, stack
@@ -54,8 +58,12 @@ def agree(problems, solver, n_samples=3, tolerance=1e-9):
         LMAPS(12, local=ExactSVD(), sigma_max=10.0),
         ddrm(),
         DPS(20),
+        lmaps_jacobian(),
+        lmaps_jacobian_exact(),
         red_diff(),
         score_mri(),
+        vml_map(),
+        vml_map_preconditioned(),
     ],
     ids=lambda solver: type(getattr(solver, "local", solver)).__name__,
 )

@@ -90,6 +90,24 @@ class LocalProblem:
         values = self.covariance.eigenvalues
         return self.covariance.apply(x, (values / (values + self.sigma**2)).sqrt())
 
+    def conjugate_gradient(self, iterations: int, tolerance: float) -> Tensor:
+        """The coordinates of the minimiser, of a linear operator with Gaussian noise."""
+        misfit, operator = self.misfit.gaussian(), self.misfit.linear()
+        common = misfit.common_variance
+
+        def pulled_back(d: Tensor) -> Tensor:
+            if common is not None:  # many operators have a shorter way to A^T A
+                return operator.normal(d) / per_sample(common, d)
+            return operator.adjoint(operator(d) / misfit.variance)
+
+        def curvature(d: Tensor) -> Tensor:
+            pulled = self.root(pulled_back(self.root(d)))
+            return self.prior_weight * d + scaled(self.misfit_weight, pulled)
+
+        b = -self.gradient(self.denoised)[0]
+        step = conjugate_gradient(curvature, b, iterations=iterations, tolerance=tolerance)
+        return self.denoised + step
+
 
 class LocalSolver(ABC):
     """Anything that takes a `LocalProblem` to the coordinates of its minimiser, or near."""
@@ -206,20 +224,4 @@ class ConjugateGradient(LocalSolver):
             )
 
     def __call__(self, problem: LocalProblem) -> Tensor:
-        misfit, operator = problem.misfit.gaussian(), problem.misfit.linear()
-        common = misfit.common_variance
-
-        def pulled_back(d: Tensor) -> Tensor:
-            if common is not None:  # many operators have a shorter way to A^T A
-                return operator.normal(d) / per_sample(common, d)
-            return operator.adjoint(operator(d) / misfit.variance)
-
-        def curvature(d: Tensor) -> Tensor:
-            pulled = problem.root(pulled_back(problem.root(d)))
-            return problem.prior_weight * d + scaled(problem.misfit_weight, pulled)
-
-        b = -problem.gradient(problem.denoised)[0]
-        step = conjugate_gradient(
-            curvature, b, iterations=self.iterations, tolerance=self.tolerance
-        )
-        return problem.denoised + step
+        return problem.conjugate_gradient(self.iterations, self.tolerance)

@@ -38,7 +38,9 @@ class Operator(Movable):
     Where a closed form beats autograd, write `_vjp`, or `_pullback` when both share work.
 
     Attributes:
-        provides: properties that solvers may require, see `sampling.Solver`.
+        provides: properties that solvers may require, see `sampling.Solver`. An operator whose
+            derivative is missing or of no use says so by leaving out `differentiable`; a
+            `surrogate.Surrogate` gives it that of another.
         batch: the number of images it is for, where it differs from image to image (an
             observation's own coil maps); None: any number.
     """
@@ -62,6 +64,7 @@ class Operator(Movable):
 
     def vjp(self, x: Tensor, v: Tensor) -> Tensor:
         """Vector-Jacobian product J(x)^H v, like `x`; `v` is like the data."""
+        self._check_differentiable()
         self._check_image(x)
         self._check_data(v)
         self._count("operator_vjps")
@@ -72,6 +75,7 @@ class Operator(Movable):
 
     def pullback(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """The data H(x) and the map v -> J(x)^H v, from one forward pass."""
+        self._check_differentiable()
         self._check_image(x)
         self._count("operator_calls")
         y, pull = self._pullback(x)
@@ -90,6 +94,8 @@ class Operator(Movable):
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
             y = self._forward(leaf)
+        if not y.requires_grad:  # e.g. a comparison, or a detour through NumPy
+            raise self._not_differentiable("gives data through which autograd finds no way")
 
         def pull(v: Tensor) -> Tensor:
             return torch.autograd.grad(y, leaf, v.to(y.dtype), retain_graph=True)[0]
@@ -156,6 +162,17 @@ class Operator(Movable):
             return _ScaledSVD(self, other)
         both = isinstance(self, LinearOperator) and isinstance(other, LinearOperator)
         return (_ComposedLinear if both else Composed)(self, other)
+
+    def _check_differentiable(self) -> None:
+        if "differentiable" not in self.provides:
+            raise self._not_differentiable("says that it is not differentiable")
+
+    def _not_differentiable(self, reason: str) -> ValueError:
+        return ValueError(
+            f"{type(self).__name__} {reason}: take the Jacobian of a smooth operator close to it, "
+            f"e.g. Surrogate(operator, Scaling(1.0, {tuple(self.image_shape)})), or a solver that "
+            "needs no derivative."
+        )
 
     def _check_image(self, x: Tensor) -> None:
         owner = type(self).__name__

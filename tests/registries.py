@@ -45,6 +45,7 @@ from lmaps_science.solvers import (
     DSG,
     LGD,
     LMAPS,
+    VMLMAP,
     AnnealedLangevin,
     DiffPIR,
     ExactSVD,
@@ -58,6 +59,7 @@ from lmaps_science.solvers import (
     REDDiff,
     ScoreMRI,
 )
+from lmaps_science.surrogate import Surrogate
 
 
 class DenseSVD(SVDOperator):
@@ -102,6 +104,20 @@ class Squares(Operator):
 def dense_svd() -> SVDOperator:
     generator = torch.Generator().manual_seed(1)
     return DenseSVD(torch.randn(9, 30, generator=generator, dtype=torch.float64), (1, 6, 5))
+
+
+class Rounded(Operator):
+    """y = 10 x, rounded, which has no useful derivative, and says so."""
+
+    image_shape, data_shape = (1, 6, 5), (1, 6, 5)
+    provides = frozenset()
+
+    def _forward(self, x):
+        return (10 * x).round()
+
+
+def rounded_surrogate() -> Operator:
+    return Surrogate(Rounded(), Scaling(10.0, (1, 6, 5)))
 
 
 def affine() -> Operator:
@@ -430,6 +446,16 @@ def lmaps_gradient_steps() -> Solver:
     return LMAPS(levels=12, kappa1=1.0, kappa2=3.0, local=GradientSteps(60, 0.003), sigma_max=10.0)
 
 
+def lmaps_jacobian() -> Solver:
+    """TMPD, in the subspace of a few products."""
+    return LMAPS(levels=12, covariance="jacobian", sigma_max=10.0)
+
+
+def lmaps_jacobian_exact() -> Solver:
+    """TMPD."""
+    return LMAPS(levels=12, covariance="jacobian", local=ConjugateGradient(), sigma_max=10.0)
+
+
 def pigdm() -> Solver:
     return PiGDM(levels=20)
 
@@ -448,6 +474,14 @@ def red_diff() -> Solver:
 
 def score_mri() -> Solver:
     return ScoreMRI(levels=30)
+
+
+def vml_map() -> Solver:
+    return VMLMAP(levels=12, steps=8, sigma_max=10.0)
+
+
+def vml_map_preconditioned() -> Solver:
+    return VMLMAP(levels=12, steps=8, preconditioned=True, sigma_max=10.0)
 
 
 SOLVERS: list[Callable[[], Solver]] = [
@@ -470,9 +504,13 @@ SOLVERS: list[Callable[[], Solver]] = [
     lmaps_conjugate_gradient,
     lmaps_exact_svd,
     lmaps_gradient_steps,
+    lmaps_jacobian,
+    lmaps_jacobian_exact,
     pigdm,
     pnp_dm,
     pnp_dm_perturb_and_map,
     red_diff,
     score_mri,
+    vml_map,
+    vml_map_preconditioned,
 ]

@@ -14,7 +14,7 @@ LEVELS = [  # modules and sub-packages, each one unit; siblings on a level do no
     {"linalg", "noise", "metrics", "io"},
     {"manifests"},  # files that io then reads
     {"operators", "priors"},
-    {"misfit"},
+    {"misfit", "surrogate"},
     {"physics"},
     {"local_map", "sampling"},
     {"solvers", "training", "diagnostics", "toys"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TypeVar
 
@@ -70,6 +71,25 @@ class Denoiser(Movable, ABC):
             if denoised.requires_grad:
                 denoised.register_hook(self._count_vjp)
         return denoised
+
+    def pullback(
+        self, x: Tensor, sigma: float | Tensor
+    ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """`D(x, sigma)`, and the map v -> J^T v with its Jacobian J by x.
+
+        The map serves any number of `v`, images like `x`, and holds the memory of one backward pass
+        for as long as it is kept. For the exact denoiser J is symmetric and
+        `Cov[x_0 | x] = sigma^2 J`.
+        """
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            denoised = self(leaf, sigma)
+
+        def pull(v: Tensor) -> Tensor:
+            slope = v.to(denoised.dtype)
+            return torch.autograd.grad(denoised, leaf, slope, retain_graph=True)[0].to(v.dtype)
+
+        return denoised.detach(), pull
 
     def metered(
         self: DenoiserType, meter: Meter, autocast: torch.dtype | None = None

@@ -18,6 +18,7 @@ from lmaps_science.solvers.pigdm import PiGDM
 from lmaps_science.solvers.pnp_dm import PnPDM
 from lmaps_science.solvers.red_diff import REDDiff
 from lmaps_science.solvers.score_mri import ScoreMRI
+from lmaps_science.solvers.vml_map import VMLMAP
 
 __all__ = [
     "DAPS",
@@ -28,6 +29,7 @@ __all__ = [
     "DSG",
     "LGD",
     "LMAPS",
+    "VMLMAP",
     "AnnealedLangevin",
     "DiffPIR",
     "ExactSVD",

@@ -55,6 +55,10 @@ class FrequencyHopping(LMAPS):
                 f"FrequencyHopping needs hop_until in [0, 1], got {self.hop_until}: the share of "
                 "the levels after which all frequencies are in use, e.g. 0.8."
             )
+        if self.covariance == "jacobian":  # its local problems do not start where J belongs
+            raise ValueError(
+                "FrequencyHopping needs covariance='isotropic' or 'prior', got 'jacobian'."
+            )
 
     @property
     def requires(self) -> frozenset[str]:

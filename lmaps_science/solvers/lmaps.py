@@ -5,6 +5,7 @@ Source: "Local MAP Sampling for Diffusion Models", algorithm 4; equations cited 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from lmaps_science.local_map import LBFGS, LocalProblem, LocalSolver
 from lmaps_science.noise import EDM, SampleNoise
 from lmaps_science.sampling import InverseProblem, Solver, State
+from lmaps_science.solvers.local_jacobian import JacobianProblem, KrylovProblem
 
 __all__ = ["LMAPS"]
 
@@ -30,10 +32,12 @@ class LMAPS(Solver):
         rho: share of fresh noise in a transition: 0 is deterministic (DDIM), 1 renoises fully.
         local: the solver of the local problem; `GradientSteps(K, lr)` is the paper's.
         sigma_max, sigma_min: ends of the noise schedule (EDM, power 7).
-        covariance: `"isotropic"`, the paper's `kappa sigma^2 I`, or `"prior"`, which uses
-            the covariance that comes with the prior; see
-            `LocalProblem`.
+        covariance: `"isotropic"`, the paper's `kappa sigma^2 I`; `"prior"`, which uses the
+            covariance that comes with the prior, see `LocalProblem`; or `"jacobian"`, the
+            denoiser's own `sigma^2 J` (TMPD): exact with `ConjugateGradient()`, in a Krylov
+            subspace with the other local solvers, see `lmaps_science.solvers.local_jacobian`.
         kappa: factor on the local covariance, where kappa2 is None: above 1 the data count more.
+        products: vector-Jacobian products of the denoiser that span the subspace.
     """
 
     levels: int = 50
@@ -43,8 +47,9 @@ class LMAPS(Solver):
     local: LocalSolver = field(default_factory=LBFGS)
     sigma_max: float = 100.0
     sigma_min: float = 0.1
-    covariance: Literal["isotropic", "prior"] = "isotropic"
+    covariance: Literal["isotropic", "prior", "jacobian"] = "isotropic"
     kappa: float = 1.0
+    products: int = 3
 
     def __post_init__(self) -> None:
         weighted = self.kappa1 > 0 if self.kappa2 is None else self.kappa2 > 0
@@ -58,9 +63,17 @@ class LMAPS(Solver):
                 f"LMAPS needs kappa > 0, and kappa2 or kappa but not both, got kappa={self.kappa}, "
                 f"kappa2={self.kappa2}."
             )
-        if self.covariance not in ("isotropic", "prior"):
+        if self.covariance not in ("isotropic", "prior", "jacobian"):
             raise ValueError(
-                f"LMAPS: covariance must be 'isotropic' or 'prior', got {self.covariance!r}."
+                f"LMAPS: covariance must be 'isotropic', 'prior' or 'jacobian', got "
+                f"{self.covariance!r}."
+            )
+        usable = self.kappa1 > 0 and "svd" not in self.local.requires and self.products >= 1
+        if self.covariance == "jacobian" and not usable:
+            raise ValueError(
+                f"LMAPS(covariance='jacobian') needs kappa1 > 0, products >= 1 and a local solver "
+                f"without singular vectors, e.g. ConjugateGradient(), got kappa1={self.kappa1}, "
+                f"products={self.products}, local={self.local!r}."
             )
         super().__post_init__()
 
@@ -77,19 +90,32 @@ class LMAPS(Solver):
     def step(self, i: int, state: State, problem: InverseProblem, noise: SampleNoise) -> State:
         """One noise level."""
         sigma, after = float(self.sigmas[i]), float(self.sigmas[i + 1])
-        local = self._local_problem(problem, problem.prior(state.x, sigma), sigma)
+        if self.covariance == "jacobian":
+            denoised, pull = problem.prior.pullback(state.x, sigma)
+            local = self._local_problem(problem, denoised, sigma, pull)
+        else:
+            local = self._local_problem(problem, problem.prior(state.x, sigma), sigma)
         z = local.image(self.local(local))  # eq. 8a
         kept = (1 - self.rho**2) ** 0.5 * (state.x - z) / sigma  # eq. 8b
         fresh = self.rho * noise.normal(z, 1, i)
         return State(x=z + after * (kept + fresh), estimate=z)
 
     def _local_problem(
-        self, problem: InverseProblem, denoised: Tensor, sigma: float
+        self,
+        problem: InverseProblem,
+        denoised: Tensor,
+        sigma: float,
+        pull: Callable[[Tensor], Tensor] | None = None,
     ) -> LocalProblem:
         kappa2: float | Tensor
         if self.kappa2 is not None:
             kappa2 = self.kappa2
         else:
             kappa2 = self.kappa * self.kappa1**2 / problem.misfit.objective_scale
+        weighted = (denoised, problem.misfit, sigma, self.kappa1, kappa2)
+        if pull is not None and "linear" in self.local.requires:
+            return JacobianProblem(*weighted, pull=pull)
+        if pull is not None:
+            return KrylovProblem(*weighted, pull=pull, products=self.products)
         covariance = problem.prior.covariance if self.covariance == "prior" else None
-        return LocalProblem(denoised, problem.misfit, sigma, self.kappa1, kappa2, covariance)
+        return LocalProblem(*weighted, covariance)

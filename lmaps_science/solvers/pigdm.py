@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import torch
-
 from lmaps_science.local_map import ConjugateGradient, LocalProblem, LocalSolver
 from lmaps_science.noise import VP, SampleNoise
 from lmaps_science.sampling import InverseProblem, Solver, State
@@ -58,16 +56,12 @@ class PiGDM(Solver):
 
     def step(self, i: int, state: State, problem: InverseProblem, noise: SampleNoise) -> State:
         sigma, after = float(self.sigmas[i]), float(self.sigmas[i + 1])
-        with torch.enable_grad():
-            x = state.x.detach().requires_grad_()
-            denoised = problem.prior(x, sigma)
-        m = denoised.detach()
+        m, pull = problem.prior.pullback(state.x, sigma)
         r2 = sigma**2 * self.prior_std**2 / (sigma**2 + self.prior_std**2)
         unit = problem.misfit.objective_scale
         # With kappa1 = 1 the local problem is |z - m|^2 / (2 r^2) + L(z) up to a factor.
         z = self.local(LocalProblem(m, problem.misfit, r2**0.5, 1.0, 1 / unit))
-        guidance = torch.autograd.grad(denoised, x, (z - m).to(denoised.dtype))[0]  # one VJP
-        estimate = m + sigma**2 / r2 * guidance.to(m.dtype)
+        estimate = m + sigma**2 / r2 * pull(z - m)  # one VJP
         shrink = (after / sigma) ** 2
         x_next = estimate + shrink * (state.x - estimate)  # eta = 1
         if after > 0:

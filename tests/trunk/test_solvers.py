@@ -17,7 +17,7 @@ from registries import (
 )
 
 from lmaps_science.arrays import norm
-from lmaps_science.local_map import ConjugateGradient
+from lmaps_science.local_map import LBFGS, ConjugateGradient
 from lmaps_science.misfit import GaussianMisfit
 from lmaps_science.noise import VP, SampleNoise
 from lmaps_science.operators import Affine, Scaling
@@ -29,6 +29,7 @@ from lmaps_science.solvers import (
     DDRM,
     DPS,
     LMAPS,
+    VMLMAP,
     AnnealedLangevin,
     DiffPIR,
     Langevin,
@@ -238,6 +239,8 @@ def easy_problem(noise=0.2, levels=None):
 
 GOOD = {  # solver: largest error of the mean of 8 samples, in posterior standard deviations
     "lmaps": (LMAPS(50, 1.0, 25.0, local=ConjugateGradient()), 0.5),
+    "lmaps_jacobian": (LMAPS(20, covariance="jacobian", local=ConjugateGradient()), 0.4),
+    "lmaps_krylov": (LMAPS(20, covariance="jacobian", local=LBFGS()), 0.5),
     "diffpir": (DiffPIR(100, regularisation=1.0, zeta=0.5), 0.5),
     "dps": (DPS(300), 1.0),
     "daps": (DAPS(60, ode_steps=1, sigma_min=0.02), 0.6),
@@ -248,6 +251,8 @@ GOOD = {  # solver: largest error of the mean of 8 samples, in posterior standar
     "pigdm": (PiGDM(), 0.6),
     "pnp_dm": (PnPDM(60, 5, PerturbAndMAP(), rho_max=3.0), 0.5),
     "score_mri": (ScoreMRI(100), 1.0),
+    "vml_map": (VMLMAP(15, 50, sigma_max=10.0), 0.3),
+    "vml_map_preconditioned": (VMLMAP(15, 50, preconditioned=True, sigma_max=10.0), 0.3),
 }
 
 

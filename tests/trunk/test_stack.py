@@ -11,8 +11,12 @@ from registries import (
     gaussian_mixture,
     lmaps,
     lmaps_conjugate_gradient,
+    lmaps_jacobian,
+    lmaps_jacobian_exact,
     red_diff,
     score_mri,
+    vml_map,
+    vml_map_preconditioned,
 )
 
 from lmaps_science import InverseProblem, load_problem, sample, stack
@@ -57,8 +61,12 @@ def agree(problems, solver, n_samples=3, tolerance=1e-9):
         DMAP(10),
         DSG(20),
         LGD(20, draws=2),
+        lmaps_jacobian(),
+        lmaps_jacobian_exact(),
         red_diff(),
         score_mri(),
+        vml_map(),
+        vml_map_preconditioned(),
     ],
     ids=lambda solver: type(getattr(solver, "local", solver)).__name__,
 )

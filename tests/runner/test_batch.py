@@ -1,5 +1,6 @@
 """Batches: resumed by what is there, the same in any company, and nothing lost when killed."""
 
+import contextlib
 import errno
 import json
 import os
@@ -10,6 +11,8 @@ import time
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from lmaps_science import load_problem, read_netcdf, reconstruct_many
 from lmaps_science.io import DataError
@@ -204,6 +207,34 @@ def test_other_settings_in_the_same_folder_are_refused(whole):
     with pytest.raises(DataError, match="does not say how it was made"):
         run(whole.parent / "other")
     assert (whole.parent / "other" / "phantom0" / "result.nc").read_text() == "mine"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
+)
+SUMMARIES = st.binary() | st.fixed_dictionaries(
+    {}, optional={"settings": JSON, "identity": JSON, "sha256": JSON}
+).map(lambda content: json.dumps(content).encode())
+
+
+@given(SUMMARIES)
+@settings(
+    deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_any_summary_is_refused_or_done_again(tmp_path, content):
+    """What stands beside a result that is none is never taken for a finished one."""
+    work = Batch(CARD, str(tmp_path), prior="gaussian", overrides=SMALL, samples=2)
+    (observation,) = find_observations(work, each="phantom:0")
+    folder = work.folder(observation)
+    folder.mkdir(exist_ok=True)
+    (folder / "summary.json").write_bytes(content)
+    with contextlib.suppress(DataError):
+        batch.check_settings(work, [observation])
+    task = batch._Task.of(work, observation)
+    assert not batch._finished(folder, task.settings)
+    assert (folder / "summary.json").read_bytes() == content
 
 
 def test_one_that_fails_does_not_keep_the_others(tmp_path):

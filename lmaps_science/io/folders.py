@@ -20,6 +20,8 @@ __all__ = ["RESULT", "SUMMARY", "new_file", "results_folder"]
 RESULT = "result.nc"
 SUMMARY = "summary.json"  # its list `files` says which files are its run's
 
+_MOST_BYTES = 100_000_000  # of a summary: the metrics of a million samples
+
 
 def new_file(path: str | os.PathLike[str], force: bool = False) -> Path:
     """`path` as a Path; raise DataError where something is there, unless `force` replaces it."""
@@ -99,12 +101,15 @@ def _check_free(out: Path, names: Iterable[str], force: bool) -> None:
 
 def _files_of_run(folder: Path) -> list[Path]:
     """The files in a folder that the run wrote whose summary is there."""
+    summary = folder / SUMMARY
     try:
-        names = json.loads((folder / SUMMARY).read_text("utf-8"))["files"]
+        if summary.stat().st_size > _MOST_BYTES:
+            return []
+        names = json.loads(summary.read_text("utf-8"))["files"]
         found = [folder / name for name in names if Path(name).name == name]
-    except (OSError, ValueError, KeyError, TypeError):  # no summary, or not one of ours
-        return []
-    return [file for file in found if file.is_file()]
+        return [file for file in found if file.is_file()]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return []  # no summary, or not one of ours
 
 
 def _replace(out: Path, staging: Path) -> None:

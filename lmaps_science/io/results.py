@@ -164,10 +164,15 @@ def require_result(data: xr.Dataset, where: object = "the dataset") -> None:
     if "sample" not in data.sizes:
         wrong.append("the dimension sample")
     types: dict[str, type] = {"card": dict, "prior": dict, "kind": str, "verdict": str}
-    types |= {"verdict_reasons": list}
+    types |= {"verdict_reasons": list, "commit": str, "prior_check": dict}
     wrong += [
         f"the attribute {n}" for n, t in types.items() if type(data.attrs.get(n, t())) is not t
     ]
+    check = data.attrs.get("prior_check")
+    if isinstance(check, dict) and type(check.get("text", [])) is not list:
+        wrong.append("the attribute prior_check")
+    if "mode" in data and not _numbered(data["mode"]):
+        wrong.append("the variable mode")
     if "kind" in data.attrs:
         best = data.attrs.get("best")
         if type(best) is not int or not 0 <= best < data.sizes.get("sample", 0):
@@ -177,6 +182,13 @@ def require_result(data: xr.Dataset, where: object = "the dataset") -> None:
             f"{where} is not a result of this package: it lacks {', '.join(wrong)}, or has others "
             "than ours. Give the result.nc of a run, or what problem.analyse returned."
         )
+
+
+def _numbered(mode: xr.DataArray) -> bool:
+    """Whether each sample has a mode, of at most as many as there are samples."""
+    if mode.dims != ("sample",) or not np.issubdtype(mode.dtype, np.integer) or not mode.size:
+        return False
+    return bool(mode.values.min() >= 0 and mode.values.max() < mode.size)
 
 
 def _encode(dataset: xr.Dataset) -> xr.Dataset:

@@ -31,6 +31,7 @@ def metrics_table(data: xr.Dataset) -> str:
     the mean image (of mode 0).
     """
     of_mean = data.attrs.get("metrics_of_mean", {})
+    of_mean = of_mean if isinstance(of_mean, dict) else {}  # of a foreign file it may be anything
     best, n = int(data.attrs["best"]), data.sizes["sample"]
     several, of_all = n > 1, int(data["misfit"].values[-1].argmin())
     modes = data["mode"].values if "mode" in data else np.zeros(n, int)
@@ -54,8 +55,12 @@ def metrics_table(data: xr.Dataset) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _number(value: float) -> str:
-    return "none" if np.isnan(value) else f"{value:.4g}"  # what is not there, a ring, has no size
+def _number(value: Any) -> str:
+    try:
+        number = float("nan" if value is None else value)
+    except (TypeError, ValueError, OverflowError):  # of a foreign file it may be anything
+        return "?"
+    return "none" if math.isnan(number) else f"{number:.4g}"  # what is not there has no size
 
 
 def _mean_and_spread(values: np.ndarray, unit: str) -> str:
@@ -92,7 +97,8 @@ def describe(data: xr.Dataset) -> str:
         + (f", commit {a['commit'][:12]}" if "commit" in a else ""),
     }
     lines = [f"{key:<10}{value}" for key, value in facts.items()]
-    notes = _paragraph("notes", a.get("notes", []))
+    remarks = a.get("notes", [])  # of a foreign file it may be anything
+    notes = _paragraph("notes", remarks if isinstance(remarks, list) else [remarks])
     notes += _paragraph("2nd prior", a.get("prior_check", {}).get("text", []))
     verdict = _paragraph("verdict", [a.get("verdict", "?"), *a.get("verdict_reasons", [])])
     return "\n".join([*lines, "", metrics_table(data), "", *notes, *verdict])

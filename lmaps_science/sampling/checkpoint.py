@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,12 @@ from typing import Any
 from torch import Tensor
 
 from lmaps_science.arrays import norm
-from lmaps_science.io.files import require_parent
+from lmaps_science.io.files import DataError, require_parent
 from lmaps_science.io.pytorch import read_tensors, write_tensors
 from lmaps_science.noise import SampleNoise
 from lmaps_science.sampling.protocol import InverseProblem, State
+
+_ADVICE = "Remove it, or give each run its own checkpoint file."
 
 
 @dataclass(frozen=True)
@@ -66,13 +68,14 @@ class Checkpoint:
         self._device, self._run, self._problem = problem.like(1).device, run, problem
         if self.path is None or not self.path.exists():
             return
-        advice = "Remove it, or give each run its own checkpoint file."
-        saved = read_tensors(self.path, advice)
+        saved = read_tensors(self.path, _ADVICE)
         key = saved.get("key") if isinstance(saved, dict) else type(saved).__name__
         if key != self._key:
             raise ValueError(
-                f"{self.path} holds another run ({key}), not this one ({self._key}). {advice}"
+                f"{self.path} holds another run ({key}), not this one ({self._key}). {_ADVICE}"
             )
+        if not _whole(saved, problem.like(1)):
+            raise self._damaged()
         self.counts, self.seconds = saved["counts"], saved["seconds"]
         self._batches = saved["batches"]
 
@@ -86,11 +89,20 @@ class Checkpoint:
         """Levels of all batches that are done."""
         return sum(len(saved["misfits"]) for saved in self._batches.values())
 
-    def track(self, first: int) -> Track | None:
-        """The batch that begins with sample `first`, as last saved."""
+    def _damaged(self) -> DataError:
+        return DataError(f"{self.path} is damaged: it holds other values than ours. {_ADVICE}")
+
+    def track(self, first: int, images: int, levels: int) -> Track | None:
+        """The batch of `images` that begins with sample `first`, as last saved.
+
+        Raises:
+            DataError: it has other images, or more than `levels` levels.
+        """
         if first not in self._batches:
             return None
         saved = self._batches[first]
+        if len(saved["state"]["x"]) != images or len(saved["misfits"]) > levels:
+            raise self._damaged()
         state = State(**saved["state"]).to(device=self._device)
         return Track(state, saved["misfits"], saved["estimates"])
 
@@ -102,6 +114,31 @@ class Checkpoint:
         self._batches[first] = {**vars(track), "state": state}
         content = {"key": self._key, "counts": dict(counts), "seconds": seconds}
         write_tensors(self.path, {**content, "batches": self._batches})
+
+
+def _whole(saved: dict[str, Any], like: Tensor) -> bool:
+    """Whether what a checkpoint holds has the types and shapes of what `save` writes."""
+    counts, batches = saved.get("counts"), saved.get("batches")
+    if not isinstance(counts, dict) or not isinstance(batches, dict):
+        return False
+    plain = all(type(n) is int for n in counts.values()) and type(saved.get("seconds")) is float
+    return plain and all(type(k) is int and _whole_batch(v, like) for k, v in batches.items())
+
+
+def _whole_batch(saved: Any, like: Tensor) -> bool:
+    if not isinstance(saved, dict) or set(saved) != {field.name for field in fields(Track)}:
+        return False
+    state, histories = saved["state"], (saved["misfits"], saved["estimates"])
+    if not isinstance(state, dict) or set(state) != {field.name for field in fields(State)}:
+        return False
+    if not isinstance(state["extra"], dict) or not all(isinstance(h, tuple) for h in histories):
+        return False
+    images = (state["x"], state["estimate"])
+    tensors = (*images, *state["extra"].values(), *histories[0], *histories[1])
+    if not all(isinstance(value, Tensor) for value in tensors):
+        return False
+    fit = all(x.shape[1:] == like.shape[1:] and x.dtype == like.dtype for x in images)
+    return fit and all(misfit.shape == (len(images[0]),) for misfit in histories[0])
 
 
 def _fingerprint(problem: InverseProblem) -> str:

@@ -86,7 +86,8 @@ def sample(
     with bar, torch.no_grad():
         for first in chunks:
             plain, noise = _batch(problem, seed, range(first, min(first + size, total)), n_samples)
-            track, spent = store.track(first), dict(meter.counts)
+            track = store.track(first, len(noise.samples), levels)
+            spent = dict(meter.counts)
             metered = plain.metered(meter, autocast).prepare(solver)
             if track is None:
                 track = Track(solver.init(metered, noise))

@@ -93,7 +93,7 @@ class Rerun:
 
     @property
     def _explanation(self) -> list[str]:
-        if self.agrees or not self.notes:
+        if self.agrees or not any(", now " in note for note in self.notes):
             return []
         return [
             "rounding grows along a run, and can lead a sample to another solution, where there "
@@ -176,7 +176,10 @@ def rerun(
                 now = reconstruct(
                     problem, out, n, made.seed, solver=chosen, batch_size=size, progress=progress
                 )
-    return _compare(before, now, str(problem.image.name or "image"), _notes(made, now))
+    notes = _notes(made, now)
+    if "prior_check" in before.attrs:
+        notes += ("what came of the second prior was not made again",)
+    return _compare(before, now, str(problem.image.name or "image"), notes)
 
 
 # ---------------------------------------------------------------- what is run

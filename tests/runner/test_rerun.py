@@ -160,6 +160,7 @@ def test_the_threads_are_those_of_the_result(result, monkeypatch):
 
 
 def test_other_versions_are_notes(result):
+    result.attrs["prior_check"] = {"text": []}
     result.attrs |= {"torch_version": "2.4.0", "commit": "0" * 40, "device": "Some GPU"}
     del result.attrs["numpy_version"]
     found = rerun(result, device="cpu", progress=False)
@@ -167,6 +168,7 @@ def test_other_versions_are_notes(result):
     assert any(note.startswith("PyTorch: '2.4.0', now ") for note in found.notes)
     assert any(note.startswith("NumPy: not in the result") for note in found.notes)
     assert "device: 'Some GPU', now 'cpu'" in found.notes
+    assert found.notes[-1] == "what came of the second prior was not made again"
 
 
 def test_new_results_are_kept_on_request_and_nothing_is_overwritten(results, tmp_path):

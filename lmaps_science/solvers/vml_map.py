@@ -43,6 +43,9 @@ class VMLMAP(Solver):
     falls as `(s / ||H||)^2`, which `preconditioned` cures. Where the data's noise is large
     against sigma the prior's term decides, and images tend to be smooth (the paper's section 7).
 
+    It needs more network calls than `LMAPS` for the same quality, the more so without the
+    preconditioner; closure quantities are not explained by fewer than the paper's 50 steps.
+
     Args:
         levels: noise levels T; the paper has 20.
         steps: gradient steps K of a level, one denoiser call and one vector-Jacobian product each;

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from instances_mri import MRI_OPERATORS
+from instances_restoration import RESTORATION
 from instances_scattering import SCATTERING
 
 from lmaps_science.local_map import BarzilaiBorwein, ConjugateGradient, GradientSteps
@@ -191,6 +192,7 @@ OPERATORS: list[Callable[[], Operator]] = [
     visibilities_even_size,
     visibilities_nufft,
     *MRI_OPERATORS,
+    *RESTORATION,
     *SCATTERING,
 ]
 

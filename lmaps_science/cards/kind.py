@@ -32,12 +32,14 @@ class Recipe:
         npix: pixels along each side.
         config: architecture, for `build_network`.
         settings: those of the training.
+        validation: images held out, in the same way; None: `images` of another seed.
     """
 
     images: Callable[[int, int], Images]
     npix: int
     config: Mapping[str, Any]
     settings: TrainingSettings
+    validation: Callable[[int, int], Images] | None = None
 
 
 @dataclass(frozen=True)

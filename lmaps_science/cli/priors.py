@@ -71,7 +71,8 @@ def prior_train(
     training: Any
     validation: Any
     if images is None:
-        training, validation = (recipe.images(size, s) for s in (seed, seed + 1))
+        training = recipe.images(size, seed)
+        validation = (recipe.validation or recipe.images)(size, seed + 1)
     else:
         training, validation = _own_images(images, seed)
     shape = list(training.batch(0, 1).shape[1:])

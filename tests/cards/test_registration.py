@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import registries
+from instances_restoration import STAND_INS, WITHOUT_DERIVATIVE
 
 from lmaps_science import local_map, misfit, operators, priors, solvers
 from lmaps_science.cards.methods import build_solver
@@ -80,7 +81,8 @@ def test_the_registry_of_solvers_is_complete():
 
 
 def test_the_registry_of_operators_is_complete():
-    built = set().union(*(parts(make()) for make in registries.OPERATORS))
+    makers = (*registries.OPERATORS, *WITHOUT_DERIVATIVE, *STAND_INS)
+    built = set().union(*(parts(make()) for make in makers))
     named = [exported(module, operators.Operator) for module in (operators, *PHYSICS)]
     missing = set().union(*named) - {cls.__name__ for cls in built}
     missing -= {"LinearOperator", "SVDOperator"}  # they have no forward of their own

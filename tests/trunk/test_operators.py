@@ -1,5 +1,6 @@
 import pytest
 import torch
+from instances_restoration import STAND_INS, WITHOUT_DERIVATIVE
 from registries import OPERATORS, FirstDifference, Squares, dense_svd
 
 from lmaps_science.arrays import inner, norm
@@ -25,6 +26,19 @@ def test_samples_of_a_batch_do_not_mix(make):
     assert y.shape[1:] == torch.Size(operator.data_shape)
     for i in range(len(x)):
         torch.testing.assert_close(operator(x[i : i + 1])[0], y[i], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("make", [*WITHOUT_DERIVATIVE, *STAND_INS], ids=lambda make: make.__name__)
+def test_operators_without_a_derivative_say_so_and_do_not_mix_samples(make):
+    operator = make()
+    x = 0.5 + 0.2 * draw(operator)
+    y = operator(x)
+    assert y.shape[1:] == torch.Size(operator.data_shape)
+    for i in range(len(x)):
+        torch.testing.assert_close(operator(x[i : i + 1])[0], y[i], rtol=1e-12, atol=1e-12)
+    if make in WITHOUT_DERIVATIVE:
+        with pytest.raises(ValueError, match="not differentiable"):
+            operator.pullback(x)
 
 
 @ALL

@@ -1,0 +1,15 @@
+"""Restoration of photographs: super-resolution, inpainting, blur, phase, clipping, compression."""
+
+from lmaps_science.cards.kind import Kind
+from lmaps_science.manifests import shipped_folder
+
+__all__ = ["KIND"]
+
+KIND = Kind(
+    "restoration",
+    __name__,
+    shipped_folder("problems") / "restoration",
+    card="card:RestorationCard",
+    export="export:write_pictures",
+    recipes="recipes:RECIPES",
+)

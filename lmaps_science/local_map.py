@@ -66,6 +66,11 @@ class LocalProblem:
         """`w_d kappa2`, times the misfit's unit; (B,) where that differs from image to image."""
         return (1 - self.prior_weight) * self.kappa2 * self.misfit.objective_scale
 
+    @property
+    def isotropic(self) -> bool:
+        """Whether the coordinates are the image itself."""
+        return self.covariance is None
+
     def image(self, w: Tensor) -> Tensor:
         """The image `z` of coordinates `w`, both (B, C, H, W)."""
         return w if self.covariance is None else self.denoised + self.root(w - self.denoised)

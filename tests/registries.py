@@ -16,7 +16,7 @@ import torch
 from instances_mri import MRI_OPERATORS
 from instances_scattering import SCATTERING
 
-from lmaps_science.local_map import BarzilaiBorwein, ConjugateGradient, GradientSteps
+from lmaps_science.local_map import LBFGS, BarzilaiBorwein, ConjugateGradient, GradientSteps
 from lmaps_science.misfit import GaussianMisfit, Misfit
 from lmaps_science.operators import Affine, LinearOperator, Operator, Scaling, SVDOperator
 from lmaps_science.physics.closure_misfit import ClosureMisfit
@@ -438,6 +438,14 @@ def lmaps_conjugate_gradient() -> Solver:
     return LMAPS(levels=12, kappa1=1.0, kappa2=10.0, local=ConjugateGradient(), sigma_max=10.0)
 
 
+def lmaps_draws() -> Solver:
+    return LMAPS(levels=12, local=PerturbAndMAP(), temperature=0.5, sigma_max=10.0)
+
+
+def lmaps_draws_jacobian() -> Solver:
+    return LMAPS(levels=12, covariance="jacobian", local=PerturbAndMAP(LBFGS()), sigma_max=10.0)
+
+
 def lmaps_exact_svd() -> Solver:
     return LMAPS(levels=12, kappa1=1.0, kappa2=10.0, local=ExactSVD(), sigma_max=10.0)
 
@@ -502,6 +510,8 @@ SOLVERS: list[Callable[[], Solver]] = [
     lmaps,
     lmaps_barzilai_borwein,
     lmaps_conjugate_gradient,
+    lmaps_draws,
+    lmaps_draws_jacobian,
     lmaps_exact_svd,
     lmaps_gradient_steps,
     lmaps_jacobian,

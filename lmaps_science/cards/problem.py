@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 from torch import Tensor
 
+from lmaps_science.cards.calibration import put_intervals
 from lmaps_science.cards.schema import Card
 from lmaps_science.cards.verdict import Check, judge
 from lmaps_science.sampling import InverseProblem, Result, Solver
@@ -99,6 +100,10 @@ class Problem(InverseProblem, ABC):
     def analyse(self, result: Result) -> xr.Dataset:
         """The samples in physical units, their metrics, and the truth where it is known.
 
+        Where a factor on the spread was learned for this very configuration (`lmaps calibrate`),
+        calibrated intervals, `interval_90`; the attribute `calibration` tells, or why there are
+        none.
+
         The dataset is self-contained: `plot_reconstruction` draws it without the problem, and
         `write_netcdf` keeps it whole.
         """
@@ -111,6 +116,7 @@ class Problem(InverseProblem, ABC):
         data.attrs.setdefault("data", self.describe()["data"])
         data.attrs.setdefault("best", int(result.misfit[-1].argmin()))
         data.attrs["verdict"], data.attrs["verdict_reasons"] = judge(self.checks(data))
+        put_intervals(data, self, result)
         return data
 
     def with_data(self: ProblemType, data: Tensor) -> ProblemType:

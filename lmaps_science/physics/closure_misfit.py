@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,6 +40,7 @@ class ClosureMisfit(Misfit):
     """
 
     objective_scale = 4.0
+    perturbable = True
 
     def __init__(
         self,
@@ -127,6 +128,21 @@ class ClosureMisfit(Misfit):
             noise = torch.empty_like(parts[name]).normal_(generator=generator)
             parts[name] = parts[name] + parts[f"{name}_sigma"] * noise
         return torch.cat(list(parts.values()), dim=1)
+
+    def perturbed(
+        self, batch: int, normal: Callable[[Tensor], Tensor], scale: float
+    ) -> ClosureMisfit:
+        r"""Of data with Gaussian noise as this misfit weighs them, `sigma / \sqrt{weight}`.
+
+        Exact of log amplitudes and flux; of phases where 1 - cos d is d^2 / 2, for errors well
+        below a radian. A quantity of weight 0 is left as it is.
+        """
+        changed, noise = copy.copy(self), self._parts(normal(self.data.expand(batch, -1)))
+        for name, weight in zip(("cphase", "logcamp", "flux"), self.weights, strict=True):
+            if name in noise and weight > 0:
+                deviation = scale * getattr(self, f"{name}_sigma") / weight**0.5
+                setattr(changed, name, getattr(self, name) + deviation * noise[name])
+        return changed
 
     def of_expected(self, expected: Tensor) -> Tensor:
         """L of images that would have measured `expected` (B, n), (B,)."""

@@ -93,6 +93,8 @@ class InverseProblem(Movable):
         linear = self.misfit.operator.linear
         if isinstance(self.misfit, GaussianMisfit):
             has.add("gaussian")
+        if self.misfit.perturbable:
+            has.add("perturbable")
         if linear is not None:
             has.add("linear")
         if isinstance(linear, SVDOperator):
@@ -260,8 +262,9 @@ class Solver(ABC):
     def requires(self) -> frozenset[str]:
         """What the problem must provide.
 
-        Of `differentiable`, `gaussian`, `linear`, `svd`, `covariance` (the prior's) and
-        what operators add by their `provides`, such as `multi-frequency`.
+        Of `differentiable`, `gaussian`, `perturbable` (its data, by noise as they have it),
+        `linear`, `svd`, `covariance` (the prior's) and what operators add by their `provides`,
+        such as `multi-frequency`.
         """
         return frozenset({"differentiable"})
 

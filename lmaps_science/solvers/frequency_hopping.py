@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from lmaps_science.arrays import per_sample
+from lmaps_science.local_map import LocalSolver
 from lmaps_science.misfit import GaussianMisfit
 from lmaps_science.noise import SampleNoise
 from lmaps_science.physics.lippmann_schwinger import NotConverged
@@ -54,6 +55,12 @@ class FrequencyHopping(LMAPS):
             raise ValueError(
                 f"FrequencyHopping needs hop_until in [0, 1], got {self.hop_until}: the share of "
                 "the levels after which all frequencies are in use, e.g. 0.8."
+            )
+        if self._draws:
+            raise ValueError(
+                f"FrequencyHopping needs a local solver, e.g. LBFGS(), got {self.local!r}: it goes "
+                "back where a maximum explains the data worse than no object, which of draws some "
+                "do by chance."
             )
         if self.covariance == "jacobian":  # its local problems do not start where J belongs
             raise ValueError(
@@ -99,10 +106,11 @@ class FrequencyHopping(LMAPS):
     ) -> Tensor:
         """The local solution (eq. 8a); from the empty image where fields fail to converge."""
         failed = torch.zeros(len(start), dtype=torch.bool, device=start.device)
+        solver: LocalSolver = self.local  # type: ignore[assignment]  # draws are refused above
         while True:
             local = self._local_problem(problem, _choose(~failed, start, empty), sigma)
             try:
-                return local.image(self.local(local))
+                return local.image(solver(local))
             except NotConverged as error:
                 if not bool((error.images & ~failed).any()):
                     raise

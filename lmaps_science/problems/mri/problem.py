@@ -21,7 +21,7 @@ from lmaps_science.physics.sampling import calibration_region
 from lmaps_science.problems.mri.baselines import sense_reconstruction
 from lmaps_science.sampling import Result
 
-__all__ = ["MRIProblem", "as_channels", "image_template"]
+__all__ = ["MRIProblem", "as_channels", "comparable", "image_template"]
 
 # The classical image beside the samples: total variation, of a weight that served heads at noise
 # 0.02 (problems/mri/README.md), to about 0.1 % of its minimiser: a few seconds for 8 coils of 200 x
@@ -227,6 +227,17 @@ class MRIProblem(Problem):
     def _operator(self) -> MultiCoilMRI:
         assert isinstance(self.misfit.operator, MultiCoilMRI)
         return self.misfit.operator
+
+
+def comparable(data: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray | None]:
+    """Magnitudes of the samples (sample, y, x) and of the truth: the phase is seldom looked at."""
+
+    def magnitude(image: xr.DataArray) -> xr.DataArray:
+        real, imaginary = image.sel(part="real", drop=True), image.sel(part="imaginary", drop=True)
+        return real.copy(data=np.hypot(real.values, imaginary.values))
+
+    truth = data.get("truth")
+    return magnitude(data["image"]), None if truth is None else magnitude(truth)
 
 
 def as_channels(image: np.ndarray) -> np.ndarray:

@@ -28,6 +28,8 @@ class Series:
         count: of the card and the data given with the command, how many there are; None where
             there is no end, so that a range must be given.
         joins: whether their results make a volume.
+        simulated: whether each is an observation of a random image, which is known then: those on
+            which methods are compared.
 
     Example:
         series = {"phantom": Series({"observation.image": "phantom:{}"})}
@@ -36,6 +38,7 @@ class Series:
     keys: Mapping[str, str]
     count: Callable[[Any, str | Path | None], int] | None = field(default=None)
     joins: bool = False
+    simulated: bool = False
 
 
 def expand(text: str, card: Card, data: str | Path | None = None) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import typer
 
 from lmaps_science.commands import PLAIN, Force, reported
 
-__all__ = ["app"]
+__all__ = ["app", "batch_size_of", "settings_of"]
 
 app = typer.Typer(**PLAIN)
 Name = Annotated[str, typer.Argument(help="A problem (see `lmaps problems`), or a YAML file.")]
@@ -80,7 +80,7 @@ def run(
     from lmaps_science.cards.load import load_problem, load_second
     from lmaps_science.runner import describe, reconstruct
 
-    keys = _settings(settings)
+    keys = settings_of(settings)
     problem = load_problem(card, data, prior, keys, preset=preset, device=device)
     second = None
     if prior_check is not None:
@@ -102,7 +102,8 @@ def run(
     typer.echo(f"\nverdict: {analysed.attrs['verdict']}; written to {out}/")
 
 
-def _batch_size(text: str) -> int | str:
+def batch_size_of(text: str) -> int | str:
+    """What `--batch-size` says."""
     if text != "auto" and not (text.isdecimal() and int(text)):
         raise typer.BadParameter(f"{text!r} is neither a number from 1 on nor auto.")
     return text if text == "auto" else int(text)
@@ -137,7 +138,7 @@ def batch(
         Any,
         typer.Option(
             metavar="N|auto",
-            parser=_batch_size,
+            parser=batch_size_of,
             help="Images side by side; auto: as many as fit; default: an observation's samples.",
         ),
     ] = None,
@@ -177,7 +178,7 @@ def batch(
         each=each,
         listed=listed,
         prior=prior,
-        overrides=_settings(settings),
+        overrides=settings_of(settings),
         preset=preset,
         batch_size=batch_size,
         device=device,
@@ -192,7 +193,8 @@ def batch(
         raise typer.Exit(1)
 
 
-def _settings(pairs: list[str] | None) -> dict[str, Any]:
+def settings_of(pairs: list[str] | None) -> dict[str, Any]:
+    """The overrides that `--set` gives."""
     from lmaps_science.io import DataError
 
     settings = {}

@@ -98,7 +98,9 @@ class BlackHoleCard(Card):
     """Imaging of a compact radio source from its closure quantities."""
 
     series: ClassVar[Mapping[str, Series]] = {
-        "phantom": Series({"observation.image": "phantom:{}", "observation.seed": "{}"})
+        "phantom": Series(
+            {"observation.image": "phantom:{}", "observation.seed": "{}"}, simulated=True
+        )
     }
 
     kind: Literal["black_hole"]

@@ -119,7 +119,9 @@ class ScatteringCard(Card):
     """
 
     series: ClassVar[Mapping[str, Series]] = {
-        "phantom": Series({"observation.image": "phantom:{}", "observation.seed": "{}"})
+        "phantom": Series(
+            {"observation.image": "phantom:{}", "observation.seed": "{}"}, simulated=True
+        )
     }
 
     kind: Literal["scattering"]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from lmaps_science.arrays import inner, norm, per_sample, scaled
 from lmaps_science.linalg import conjugate_gradient, lbfgs
 from lmaps_science.misfit import Misfit
 from lmaps_science.priors.covariance import Covariance
+from lmaps_science.search import Range, Space
 
 __all__ = [
     "LBFGS",
@@ -137,6 +139,7 @@ class GradientSteps(LocalSolver):
 
     steps: int = 100
     learning_rate: float = 0.01
+    search: ClassVar[Space] = {"learning_rate": Range(1e-6, 10.0, log=True)}
 
     def __post_init__(self) -> None:
         if not (self.steps >= 1 and 0 < self.learning_rate < math.inf):
@@ -159,6 +162,7 @@ class BarzilaiBorwein(LocalSolver):
 
     steps: int = 20
     first_step: float = 0.01
+    search: ClassVar[Space] = {}
 
     def __post_init__(self) -> None:
         if not (self.steps >= 1 and 0 < self.first_step < math.inf):
@@ -191,6 +195,7 @@ class LBFGS(LocalSolver):
     iterations: int = 20
     memory: int = 10
     tolerance: float = 1e-3
+    search: ClassVar[Space] = {}
 
     def __post_init__(self) -> None:
         if not (self.iterations >= 2 and self.memory >= 1 and 0 <= self.tolerance < 1):
@@ -221,6 +226,7 @@ class ConjugateGradient(LocalSolver):
     iterations: int = 50
     tolerance: float = 1e-5
     requires = frozenset({"linear", "gaussian"})
+    search: ClassVar[Space] = {}
 
     def __post_init__(self) -> None:
         if not (self.iterations >= 1 and 0 <= self.tolerance < 1):

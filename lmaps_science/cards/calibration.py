@@ -93,14 +93,14 @@ def simulations(card: Card) -> tuple[str, Series]:
         DataError: the card has none, or its data are measured.
     """
     content = card.model_dump(mode="json")
-    found = {name: series for name, series in card.series.items() if series.simulates}
+    found = {name: series for name, series in card.series.items() if series.simulated}
     for name, series in found.items():
         if all(_holds(content, key) for key in series.keys):
             return name, series
     told = f"its data are measured, and {', '.join(found)} is" if found else "it has no"
     raise DataError(
         f"this card cannot be calibrated: {told} a series of simulations with known truths. "
-        "Calibrate a card that simulates what you measure, e.g. with observation.kind=simulation."
+        "Calibrate a card that simulated what you measure, e.g. with observation.kind=simulation."
     )
 
 

@@ -6,7 +6,7 @@ import html
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 import xarray as xr
@@ -33,7 +33,11 @@ class Problem(InverseProblem, ABC):
         card: the validated card, overrides included.
         observation: the data, with units and coordinates.
         truth: the true image, where it is known.
+        main_metric: the one of `evaluate` by which methods are compared and tuned where the truth
+            is known; larger is better.
     """
+
+    main_metric: ClassVar[str] = "psnr"
 
     name: str
     card: Card
@@ -74,6 +78,10 @@ class Problem(InverseProblem, ABC):
     def checks(self, data: xr.Dataset) -> Iterable[Check]:
         """What tells whether a result, `data` of `dataset`, explains the data."""
         return ()
+
+    def scores(self, result: Result) -> dict[str, np.ndarray]:
+        """The metrics of the samples, each (n,), as `dataset` has them, and nothing else."""
+        return self.evaluate(result.samples.reshape(len(result), *self.image.shape))
 
     @property
     def classical(self) -> Mapping[str, Callable[[], xr.DataArray]]:

@@ -8,7 +8,7 @@ import typer
 
 from lmaps_science.commands import PLAIN, Force, reported
 
-__all__ = ["app"]
+__all__ = ["app", "batch_size_of", "settings_of"]
 
 app = typer.Typer(**PLAIN)
 Name = Annotated[str, typer.Argument(help="A problem (see `lmaps problems`), or a YAML file.")]
@@ -81,7 +81,7 @@ def run(
     from lmaps_science.cards.load import load_problem, load_second
     from lmaps_science.runner import describe, reconstruct
 
-    keys = _settings(settings)
+    keys = settings_of(settings)
     problem = load_problem(card, data, prior, keys, preset=preset, device=device)
     second = None
     if prior_check is not None:
@@ -103,7 +103,8 @@ def run(
     typer.echo(f"\nverdict: {analysed.attrs['verdict']}; written to {out}/")
 
 
-def _batch_size(text: str) -> int | str:
+def batch_size_of(text: str) -> int | str:
+    """What `--batch-size` says."""
     if text != "auto" and not (text.isdecimal() and int(text)):
         raise typer.BadParameter(f"{text!r} is neither a number from 1 on nor auto.")
     return text if text == "auto" else int(text)
@@ -138,7 +139,7 @@ def batch(
         Any,
         typer.Option(
             metavar="N|auto",
-            parser=_batch_size,
+            parser=batch_size_of,
             help="Images side by side; auto: as many as fit; default: an observation's samples.",
         ),
     ] = None,
@@ -178,7 +179,7 @@ def batch(
         each=each,
         listed=listed,
         prior=prior,
-        overrides=_settings(settings),
+        overrides=settings_of(settings),
         preset=preset,
         batch_size=batch_size,
         device=device,
@@ -214,7 +215,9 @@ def calibrate(
     ] = None,
     batch_size: Annotated[
         Any,
-        typer.Option(metavar="N|auto", parser=_batch_size, help="Images side by side, see batch."),
+        typer.Option(
+            metavar="N|auto", parser=batch_size_of, help="Images side by side, see batch."
+        ),
     ] = None,
     device: Device = "auto",
     force: Force = False,
@@ -250,7 +253,7 @@ def calibrate(
         runs=runs,
         preset=preset,
         prior=prior,
-        overrides=_settings(settings),
+        overrides=settings_of(settings),
         batch_size=batch_size,
         device=device,
         progress=not quiet,
@@ -264,7 +267,8 @@ def calibrate(
     )
 
 
-def _settings(pairs: list[str] | None) -> dict[str, Any]:
+def settings_of(pairs: list[str] | None) -> dict[str, Any]:
+    """The overrides that `--set` gives."""
     from lmaps_science.io import DataError
 
     settings = {}

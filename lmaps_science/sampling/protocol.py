@@ -256,6 +256,9 @@ class Solver(ABC):
     problem it says so in `requires`, and what is the same at every level it makes in `prepare`.
     `init` and `step` are pure: all randomness comes from `noise`, with the level as part of the
     key. A subclass with a `__post_init__` of its own calls this one's, which checks the schedule.
+
+    What `lmaps tune` may vary stands beside the options, as `search: ClassVar[Space]`, see
+    `lmaps_science.search`.
     """
 
     @property
@@ -280,6 +283,16 @@ class Solver(ABC):
     def sigmas(self) -> Tensor:
         """The noise levels, T + 1, the last 0."""
         return self.schedule.sigmas
+
+    @property
+    def network_calls(self) -> int | None:
+        """Denoiser calls of a sample, a vector-Jacobian product counted as two more.
+
+        None: they grow by as many with each level, and a comparison at equal cost counts those of
+        the first two. Where a level's calls depend on its place, a subclass says how many there
+        are.
+        """
+        return None
 
     def prepare(self, problem: InverseProblem) -> Any:
         """What is the same at every level; `init` and `step` find it in `problem.prepared`."""

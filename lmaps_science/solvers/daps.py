@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import ClassVar
 
 from torch import Tensor
 
 from lmaps_science.noise import EDM, SampleNoise
 from lmaps_science.sampling import InverseProblem, Solver, State
+from lmaps_science.search import Range, Space
 from lmaps_science.solvers.local_posterior import LocalPosterior, LocalSampler, Metropolis
 
 __all__ = ["DAPS"]
@@ -43,6 +45,11 @@ class DAPS(Solver):
     temperature: float = 1.0
     sigma_max: float = 100.0
     sigma_min: float = 0.1
+    search: ClassVar[Space] = {
+        "radius": Range(0.1, 3.0, log=True),
+        "sigma_max": Range(3.0, 100.0, log=True),
+        "sigma_min": Range(0.01, 0.3, log=True),
+    }
 
     def __post_init__(self) -> None:
         if not (self.ode_steps >= 1 and self.radius > 0 and self.temperature > 0):

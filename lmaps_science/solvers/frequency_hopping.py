@@ -16,6 +16,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ from lmaps_science.noise import SampleNoise
 from lmaps_science.physics.lippmann_schwinger import NotConverged
 from lmaps_science.physics.multi_frequency import MultiFrequency
 from lmaps_science.sampling import InverseProblem, State
+from lmaps_science.search import Range, Space
 from lmaps_science.solvers.lmaps import LMAPS
 
 __all__ = ["FrequencyHopping"]
@@ -48,6 +50,7 @@ class FrequencyHopping(LMAPS):
     """
 
     hop_until: float = 0.8
+    search: ClassVar[Space] = {**LMAPS.search, "hop_until": Range(0.0, 1.0)}
 
     def __post_init__(self) -> None:
         super().__post_init__()

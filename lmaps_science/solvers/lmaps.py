@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
 from lmaps_science.local_map import LBFGS, LocalProblem, LocalSolver
 from lmaps_science.noise import EDM, SampleNoise
 from lmaps_science.sampling import InverseProblem, Solver, State
+from lmaps_science.search import Range, Space
 from lmaps_science.solvers.local_jacobian import JacobianProblem, KrylovProblem
 from lmaps_science.solvers.local_posterior import LocalPosterior, LocalSampler
 
@@ -58,6 +59,12 @@ class LMAPS(Solver):
     kappa: float = 1.0
     products: int = 3
     temperature: float = 1.0
+    search: ClassVar[Space] = {
+        "kappa": Range(0.1, 30.0, log=True),
+        "rho": Range(0.0, 1.0),
+        "sigma_max": Range(2.0, 100.0, log=True),
+        "sigma_min": Range(0.003, 0.3, log=True),
+    }
 
     def __post_init__(self) -> None:
         weighted = self.kappa1 > 0 if self.kappa2 is None else self.kappa2 > 0

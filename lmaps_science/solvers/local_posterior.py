@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from lmaps_science.arrays import inner, norm, per_sample
 from lmaps_science.local_map import ConjugateGradient, LocalProblem, LocalSolver
 from lmaps_science.misfit import Misfit
 from lmaps_science.operators import LinearOperator, Operator
+from lmaps_science.search import Range, Space
 
 __all__ = ["Langevin", "LocalPosterior", "LocalSampler", "Metropolis", "PerturbAndMAP"]
 
@@ -79,6 +81,10 @@ class Langevin(LocalSampler):
     steps: int = 100
     learning_rate: float = 1e-4
     last: float = 0.01
+    search: ClassVar[Space] = {
+        "learning_rate": Range(1e-7, 0.1, log=True),
+        "last": Range(0.001, 1.0, log=True),
+    }
 
     def __post_init__(self) -> None:
         if not (self.steps >= 1 and self.learning_rate > 0 and self.last > 0):
@@ -106,6 +112,7 @@ class Metropolis(LocalSampler):
 
     steps: int = 100
     leaps: int = 10
+    search: ClassVar[Space] = {}
 
     def __post_init__(self) -> None:
         if not 1 <= self.leaps <= self.steps:
@@ -161,6 +168,7 @@ class PerturbAndMAP(LocalSampler):
     """
 
     local: LocalSolver = field(default_factory=ConjugateGradient)
+    search: ClassVar[Space] = {}
 
     @property
     def requires(self) -> frozenset[str]:

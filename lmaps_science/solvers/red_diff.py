@@ -7,12 +7,14 @@ Models", algorithm 1; equations cited line by line, in noise-level notation.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
 from lmaps_science.arrays import scaled
 from lmaps_science.noise import VP, SampleNoise
 from lmaps_science.sampling import InverseProblem, Solver, State
+from lmaps_science.search import Range, Space
 
 __all__ = ["REDDiff"]
 
@@ -42,6 +44,10 @@ class REDDiff(Solver):
     learning_rate: float = 0.1
     betas: tuple[float, float] = (0.9, 0.99)
     time_min: float = 1e-3
+    search: ClassVar[Space] = {
+        "regularisation": Range(0.01, 10.0, log=True),
+        "learning_rate": Range(0.003, 0.3, log=True),
+    }
 
     def __post_init__(self) -> None:
         positive = self.regularisation >= 0 and self.learning_rate > 0

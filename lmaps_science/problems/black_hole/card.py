@@ -100,7 +100,7 @@ class BlackHoleCard(Card):
     series: ClassVar[Mapping[str, Series]] = {
         "phantom": Series(
             {"observation.image": "phantom:{}", "observation.seed": "{}"},
-            simulates=True,
+            simulated=True,
             others=("observation.phantom_seed", "observation.item"),
         )
     }

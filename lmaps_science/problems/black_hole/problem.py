@@ -53,6 +53,8 @@ class BlackHoleProblem(Problem):
         metrics_mode: "exact", or "inversebench" for the benchmark's own definitions.
     """
 
+    main_metric = "blur_psnr_15"  # at the array's resolution
+
     closures: ClosureMisfit
     metrics_mode: str = "exact"
 

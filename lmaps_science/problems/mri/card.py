@@ -139,7 +139,7 @@ class MRICard(Card):
         "slice": Series({"kspace.slice": "{}"}, count=count_slices, joins=True),
         "brain": Series(
             {"kspace.image": "brain:{}", "kspace.seed": "{}"},
-            simulates=True,
+            simulated=True,
             others=("kspace.phantom_seed",),
         ),
     }

@@ -117,6 +117,10 @@ class MRIProblem(Problem):
         data.attrs["data"] = "; ".join([rows["data"], *parts])
         return data
 
+    def scores(self, result: Result) -> dict[str, np.ndarray]:
+        """The metrics of the samples, which are 0 where all coil maps are."""
+        return self.evaluate(result.samples * self._seen)
+
     def checks(self, data: xr.Dataset) -> Iterator[Check]:
         """The fit to the acquired samples, the prediction of others, and the coil maps.
 

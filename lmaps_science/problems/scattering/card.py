@@ -121,7 +121,7 @@ class ScatteringCard(Card):
     series: ClassVar[Mapping[str, Series]] = {
         "phantom": Series(
             {"observation.image": "phantom:{}", "observation.seed": "{}"},
-            simulates=True,
+            simulated=True,
             others=("observation.phantom_seed", "observation.item"),
         )
     }

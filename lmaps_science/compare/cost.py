@@ -55,7 +55,8 @@ def first_level(problem: Problem, solver: Solver, n_samples: int = 1) -> float:
         raise _Enough
 
     forgotten = _forget_peak(problem)
-    with suppress(_Enough):
+    # One that diverges, say, fails where it runs, image by image: that is no refusal.
+    with suppress(_Enough, FloatingPointError, RuntimeError):
         sample(problem, solver, n_samples, progress=False, callback=stop)
     return _peak(problem) if forgotten else float("nan")
 
@@ -118,9 +119,14 @@ def within_budget(problem: Problem, solver: Solver, budget: int) -> Solver:
 
     line = (0, 0)
     if solver.network_calls is None:
-        one, two = (
-            network_calls(sample(problem, of(levels), progress=False).counts) for levels in (1, 2)
-        )
+        try:
+            one, two = (
+                network_calls(sample(problem, of(n), progress=False).counts) for n in (1, 2)
+            )
+        except (FloatingPointError, RuntimeError) as error:
+            raise DataError(
+                f"{name} cannot be scaled to {budget} network calls: {error}"
+            ) from error
         line = (2 * one - two, two - one)
         if two <= one:
             raise DataError(

@@ -288,7 +288,7 @@ def _objective(trial: Trial, task: _Task) -> float:
             trial.report(float(np.mean(values)), k)
             if k + 1 < len(task.problems) and trial.should_prune():
                 raise optuna.TrialPruned(f"below the median after {k + 1} images")
-    except (NonFiniteError, ValueError) as error:
+    except (NonFiniteError, ValueError, RuntimeError) as error:  # such as fields that diverge
         raise optuna.TrialPruned(" ".join(str(error).split())) from error
     finally:
         trial.set_user_attr("values", values)

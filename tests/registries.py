@@ -56,6 +56,7 @@ from lmaps_science.solvers import (
     PerturbAndMAP,
     PiGDM,
     PnPDM,
+    Population,
     REDDiff,
     ScoreMRI,
 )
@@ -476,6 +477,14 @@ def pnp_dm_perturb_and_map() -> Solver:
     return PnPDM(levels=15, prior_steps=4, local=PerturbAndMAP(), rho_max=2.0)
 
 
+def population() -> Solver:
+    return Population(lmaps(), 4, {1: 2, 0.3: 1})
+
+
+def population_hopping() -> Solver:
+    return Population(frequency_hopping(), 2, {0.5: 1})
+
+
 def red_diff() -> Solver:
     return REDDiff(levels=60)
 
@@ -519,6 +528,8 @@ SOLVERS: list[Callable[[], Solver]] = [
     pigdm,
     pnp_dm,
     pnp_dm_perturb_and_map,
+    population,
+    population_hopping,
     red_diff,
     score_mri,
     vml_map,

@@ -123,6 +123,9 @@ class Problem(InverseProblem, ABC):
         data.attrs["kind"] = self.card.kind
         data.attrs.setdefault("data", self.describe()["data"])
         data.attrs.setdefault("best", int(result.misfit[-1].argmin()))
+        notes, caution = data.attrs.get("notes", []), data.attrs.get("caution")
+        if caution and len(result) > 1 and caution not in notes:
+            data.attrs["notes"] = [*notes, caution]
         data.attrs["verdict"], data.attrs["verdict_reasons"] = judge(self.checks(data))
         put_intervals(data, self, result)
         return data

@@ -16,6 +16,7 @@ from lmaps_science.solvers.lmaps import LMAPS
 from lmaps_science.solvers.local_posterior import Langevin, Metropolis, PerturbAndMAP
 from lmaps_science.solvers.pigdm import PiGDM
 from lmaps_science.solvers.pnp_dm import PnPDM
+from lmaps_science.solvers.population import Population
 from lmaps_science.solvers.red_diff import REDDiff
 from lmaps_science.solvers.score_mri import ScoreMRI
 from lmaps_science.solvers.vml_map import VMLMAP
@@ -40,6 +41,7 @@ __all__ = [
     "PerturbAndMAP",
     "PiGDM",
     "PnPDM",
+    "Population",
     "REDDiff",
     "ScoreMRI",
 ]

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar, Literal
 
 from torch import Tensor
 
 from lmaps_science.local_map import LBFGS, LocalProblem, LocalSolver
 from lmaps_science.noise import EDM, SampleNoise
-from lmaps_science.sampling import InverseProblem, Solver, State
+from lmaps_science.sampling import InverseProblem, ScoredSolver, State
 from lmaps_science.search import Range, Space
 from lmaps_science.solvers.local_jacobian import JacobianProblem, KrylovProblem
 from lmaps_science.solvers.local_posterior import LocalPosterior, LocalSampler
@@ -22,7 +23,7 @@ __all__ = ["LMAPS"]
 
 
 @dataclass(frozen=True)
-class LMAPS(Solver):
+class LMAPS(ScoredSolver):
     r"""Local MAP sampling: denoise, solve a local MAP problem, go down one noise level.
 
     Args:
@@ -121,18 +122,21 @@ class LMAPS(Solver):
         """The noise levels, and 0."""
         return EDM(self.levels, self.sigma_max, self.sigma_min)
 
-    def step(self, i: int, state: State, problem: InverseProblem, noise: SampleNoise) -> State:
-        """One noise level."""
+    def scored_step(
+        self, i: int, state: State, problem: InverseProblem, noise: SampleNoise
+    ) -> tuple[State, Callable[[], Tensor]]:
+        """One noise level, and J of where it led."""
         sigma, after = float(self.sigmas[i]), float(self.sigmas[i + 1])
         if self.covariance == "jacobian":
             denoised, pull = problem.prior.pullback(state.x, sigma)
             local = self._local_problem(problem, denoised, sigma, pull)
         else:
             local = self._local_problem(problem, problem.prior(state.x, sigma), sigma)
-        z = local.image(self._local(local, i, noise))  # eq. 8a
+        w = self._local(local, i, noise)
+        z = local.image(w)  # eq. 8a
         kept = (1 - self.rho**2) ** 0.5 * (state.x - z) / sigma  # eq. 8b
         fresh = self.rho * noise.normal(z, 1, i)
-        return State(x=z + after * (kept + fresh), estimate=z)
+        return State(x=z + after * (kept + fresh), estimate=z), partial(local, w)
 
     def _local(self, problem: LocalProblem, i: int, noise: SampleNoise) -> Tensor:
         """The coordinates of the maximum, or of a draw."""

@@ -136,6 +136,7 @@ def test_every_method_that_its_operators_suffice_for_has_one():
         "dsg",
         "freedom",
         "lgd",
+        "population",
         "vmlmap",
     }  # nobody has tried them at the benchmark's sizes
     assert found == ours - {"frequencyhopping"} - untuned

@@ -99,6 +99,8 @@ class InverseProblem(Movable):
             has.add("svd")
         if self.prior.covariance is not None:
             has.add("covariance")
+        if type(self.misfit).noise_floor is not Misfit.noise_floor:
+            has.add("noise")
         return frozenset(has)
 
     def gaussian(self) -> GaussianMisfit:
@@ -260,8 +262,9 @@ class Solver(ABC):
     def requires(self) -> frozenset[str]:
         """What the problem must provide.
 
-        Of `differentiable`, `gaussian`, `linear`, `svd`, `covariance` (the prior's) and
-        what operators add by their `provides`, such as `multi-frequency`.
+        Of `differentiable`, `gaussian`, `linear`, `svd`, `covariance` (the prior's), `noise` (the
+        misfit says what noise leaves of it) and what operators add by their `provides`, such as
+        `multi-frequency`.
         """
         return frozenset({"differentiable"})
 

@@ -103,6 +103,13 @@ class Misfit(Movable):
         """L of images that would have measured `expected`, (B,): `m(x) = m.of_expected(...)`."""
         raise NotImplementedError(f"{type(self).__name__} must define of_expected(expected).")
 
+    def noise_floor(self) -> Tensor:
+        """E L of the true image, (N,) or (1,): what the stated noise alone leaves of the misfit.
+
+        Half the number of real data, where their noise is Gaussian.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define noise_floor().")
+
     # ---------------------------------------------------------------- observations in a batch
 
     def select(self: MisfitType, rows: Tensor) -> MisfitType:
@@ -284,10 +291,14 @@ class GaussianMisfit(Misfit):
         Those are told by a random image, for which the operator gives exactly 0 there.
         """
         y = self.operator(x)
+        noise = torch.empty_like(y).normal_(generator=generator)
+        return y + self.sigma * noise * self._sampled()
+
+    def _sampled(self) -> Tensor:
+        """Which data images change: booleans (1 or N, ...)."""
         shape = (self.operator.batch or 1, *self.operator.image_shape)
         probe = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(self.like)
-        noise = torch.empty_like(y).normal_(generator=generator)
-        return y + self.sigma * noise * (self.operator(probe) != 0)
+        return self.operator(probe) != 0
 
     def perturbed(
         self, batch: int, normal: Callable[[Tensor], Tensor], scale: float
@@ -299,6 +310,11 @@ class GaussianMisfit(Misfit):
     def of_expected(self, expected: Tensor) -> Tensor:
         """L of images with H(x) = `expected`, (B,)."""
         return self._loss(expected)[0]
+
+    def noise_floor(self) -> Tensor:
+        """Half the number of real data, a complex one counted twice; unsampled ones not at all."""
+        count = self._sampled().flatten(1).sum(1).to(self.like)
+        return count if self.y.is_complex() else 0.5 * count
 
     def gaussian(self) -> GaussianMisfit:
         """Itself."""

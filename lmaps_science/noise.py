@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["EDM", "VE", "VP", "SampleNoise", "Schedule", "vp_alpha"]
+__all__ = ["EDM", "VE", "VP", "Constant", "SampleNoise", "Schedule", "vp_alpha"]
 
 NoiseType = TypeVar("NoiseType", bound="SampleNoise")
 
 
 class Schedule(ABC):
-    """A noise schedule: decreasing noise levels, and 0.
+    """A noise schedule: noise levels that do not rise, and 0.
 
     Sub-classes are frozen dataclasses that refuse what they cannot make.
     """
@@ -34,7 +34,7 @@ class Schedule(ABC):
     @property
     @abstractmethod
     def sigmas(self) -> Tensor:
-        """float64 tensor of `levels + 1` decreasing noise levels; the last is 0."""
+        """float64 tensor of `levels + 1` noise levels that do not rise; the last is 0."""
 
     def _check(self, low: float, high: float) -> None:
         name = type(self).__name__
@@ -108,6 +108,22 @@ class VP(Schedule):
     def sigmas(self) -> Tensor:
         t = torch.linspace(1.0, self.time_min, self.levels, dtype=torch.float64)
         return _with_zero(torch.expm1(0.5 * self.beta_range * t**2 + self.beta_min * t).sqrt())
+
+
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """Rounds at one noise level, of methods that stay where they begin."""
+
+    levels: int
+    sigma: float
+
+    def __post_init__(self) -> None:
+        if self.levels < 1 or not 0 < self.sigma < math.inf:
+            raise ValueError(f"Constant needs levels >= 1 and a finite sigma > 0, got {self!r}.")
+
+    @property
+    def sigmas(self) -> Tensor:
+        return _with_zero(torch.full((self.levels,), self.sigma, dtype=torch.float64))
 
 
 def vp_alpha(sigma: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from instances_mri import MRI_OPERATORS
 from instances_scattering import SCATTERING
 
-from lmaps_science.local_map import LBFGS, BarzilaiBorwein, ConjugateGradient, GradientSteps
+from lmaps_science.local_map import LBFGS, Adam, BarzilaiBorwein, ConjugateGradient, GradientSteps
 from lmaps_science.misfit import GaussianMisfit, Misfit
 from lmaps_science.operators import Affine, LinearOperator, Operator, Scaling, SVDOperator
 from lmaps_science.physics.closure_misfit import ClosureMisfit
@@ -38,6 +38,7 @@ from lmaps_science.priors import (
 from lmaps_science.sampling import InverseProblem, Solver
 from lmaps_science.solvers import (
     DAPS,
+    DCDP,
     DDNM,
     DDRM,
     DMAP,
@@ -45,9 +46,12 @@ from lmaps_science.solvers import (
     DSG,
     LGD,
     LMAPS,
+    MAPGA,
+    SITCOM,
     VMLMAP,
     AnnealedLangevin,
     DiffPIR,
+    DMPlug,
     ExactSVD,
     FreeDoM,
     FrequencyHopping,
@@ -58,6 +62,7 @@ from lmaps_science.solvers import (
     PnPDM,
     Population,
     REDDiff,
+    ReSample,
     ScoreMRI,
 )
 from lmaps_science.surrogate import Surrogate
@@ -383,6 +388,10 @@ def daps_langevin() -> Solver:
     return DAPS(levels=12, ode_steps=1, local=Langevin(20, 1e-3), sigma_max=10.0)
 
 
+def dcdp() -> Solver:
+    return DCDP(levels=12)
+
+
 def ddnm() -> Solver:
     return DDNM(levels=12)
 
@@ -401,6 +410,14 @@ def diffpir_conjugate_gradient() -> Solver:
 
 def dmap() -> Solver:
     return DMAP(levels=20)
+
+
+def dmplug() -> Solver:
+    return DMPlug(levels=12, local=LBFGS(4))
+
+
+def dmplug_variance() -> Solver:
+    return DMPlug(levels=12, local=LBFGS(4), stop="variance")
 
 
 def dps() -> Solver:
@@ -465,6 +482,10 @@ def lmaps_jacobian_exact() -> Solver:
     return LMAPS(levels=12, covariance="jacobian", local=ConjugateGradient(), sigma_max=10.0)
 
 
+def map_ga() -> Solver:
+    return MAPGA(levels=12, local=BarzilaiBorwein(8), sigma_max=10.0)
+
+
 def pigdm() -> Solver:
     return PiGDM(levels=20)
 
@@ -489,8 +510,20 @@ def red_diff() -> Solver:
     return REDDiff(levels=60)
 
 
+def resample() -> Solver:
+    return ReSample(levels=20)
+
+
 def score_mri() -> Solver:
     return ScoreMRI(levels=30)
+
+
+def sitcom() -> Solver:
+    return SITCOM(levels=12, local=LBFGS(8))
+
+
+def sitcom_paper() -> Solver:
+    return SITCOM(levels=12, local=Adam(20, 0.02))
 
 
 def vml_map() -> Solver:
@@ -505,11 +538,14 @@ SOLVERS: list[Callable[[], Solver]] = [
     annealed_langevin,
     daps,
     daps_langevin,
+    dcdp,
     ddnm,
     ddrm,
     diffpir,
     diffpir_conjugate_gradient,
     dmap,
+    dmplug,
+    dmplug_variance,
     dps,
     dps_paper,
     dsg,
@@ -525,13 +561,17 @@ SOLVERS: list[Callable[[], Solver]] = [
     lmaps_gradient_steps,
     lmaps_jacobian,
     lmaps_jacobian_exact,
+    map_ga,
     pigdm,
     pnp_dm,
     pnp_dm_perturb_and_map,
     population,
     population_hopping,
     red_diff,
+    resample,
     score_mri,
+    sitcom,
+    sitcom_paper,
     vml_map,
     vml_map_preconditioned,
 ]

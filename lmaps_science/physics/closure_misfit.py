@@ -144,6 +144,15 @@ class ClosureMisfit(Misfit):
                 setattr(changed, name, getattr(self, name) + deviation * noise[name])
         return changed
 
+    def noise_floor(self) -> Tensor:
+        """E L of the true image with Gaussian errors of the closure quantities and an exact flux.
+
+        w_cp sum (1 - exp(-sigma_cp^2 / 2)) / sigma_cp^2 + w_ca n_ca / 2
+        """
+        variance = self.cphase_sigma**2
+        phases = (-torch.expm1(-variance / 2) / variance).sum(1)
+        return self.weights[0] * phases + 0.5 * self.weights[1] * self.logcamp.shape[1]
+
     def of_expected(self, expected: Tensor) -> Tensor:
         """L of images that would have measured `expected` (B, n), (B,)."""
         parts = self._parts(expected)

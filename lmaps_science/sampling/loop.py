@@ -190,7 +190,10 @@ def _check(problem: InverseProblem, solver: Solver) -> None:
             f"sample: expected a solver such as LMAPS(levels=50), got "
             f"{f'the class {name}: write {name}()' if isinstance(solver, type) else name}."
         )
-    words = {"covariance": "equipped with its prior's covariance"}
+    words = {
+        "covariance": "equipped with its prior's covariance",
+        "noise": "of stated noise (its misfit defines noise_floor)",
+    }
     lacking = [words.get(name, name) for name in sorted(solver.requires - problem.provides)]
     if lacking:
         raise ValueError(

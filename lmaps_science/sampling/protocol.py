@@ -101,6 +101,8 @@ class InverseProblem(Movable):
             has.add("svd")
         if self.prior.covariance is not None:
             has.add("covariance")
+        if type(self.misfit).noise_floor is not Misfit.noise_floor:
+            has.add("noise")
         return frozenset(has)
 
     def gaussian(self) -> GaussianMisfit:
@@ -284,8 +286,8 @@ class Solver(ABC):
         """What the problem must provide.
 
         Of `differentiable`, `gaussian`, `perturbable` (its data, by noise as they have it),
-        `linear`, `svd`, `covariance` (the prior's) and what operators add by their `provides`,
-        such as `multi-frequency`.
+        `linear`, `svd`, `covariance` (the prior's), `noise` (the misfit says what noise leaves of
+        it) and what operators add by their `provides`, such as `multi-frequency`.
         """
         return frozenset({"differentiable"})
 

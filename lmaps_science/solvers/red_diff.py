@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 
 from lmaps_science.arrays import scaled
+from lmaps_science.linalg import adam
 from lmaps_science.noise import VP, SampleNoise
 from lmaps_science.sampling import InverseProblem, Solver, State
 from lmaps_science.search import Range, Space
@@ -76,10 +77,7 @@ class REDDiff(Solver):
         # lambda_t (eps_hat - eps), lambda_t = lambda sigma: eps_hat - eps = (mu - D) / sigma
         pull = self.regularisation * (mu - problem.prior(x, sigma))  # lines 5-6
         slope = scaled(problem.misfit.objective_scale, problem.misfit.gradient(mu)[0]) + pull
-        (b1, b2), t = self.betas, i + 1  # line 7: Adam (Kingma and Ba 2015, algorithm 1)
-        first = b1 * state.extra["first"] + (1 - b1) * slope
-        second = b2 * state.extra["second"] + (1 - b2) * slope**2
-        tiny = torch.finfo(slope.dtype).eps
-        direction = first / (1 - b1**t) / ((second / (1 - b2**t)).sqrt() + tiny)
+        moments = state.extra["first"], state.extra["second"]
+        direction, first, second = adam(slope, *moments, i + 1, self.betas)  # line 7
         mu = mu - self.learning_rate * direction
         return State(x=mu, estimate=mu, extra={"first": first, "second": second})

@@ -25,19 +25,24 @@ from lmaps_science.priors import DiagonalCovariance, GaussianMixturePrior, Gauss
 from lmaps_science.sampling import InverseProblem, State, sample
 from lmaps_science.solvers import (
     DAPS,
+    DCDP,
     DDNM,
     DDRM,
     DPS,
     LMAPS,
+    MAPGA,
+    SITCOM,
     VMLMAP,
     AnnealedLangevin,
     DiffPIR,
+    DMPlug,
     Langevin,
     Metropolis,
     PerturbAndMAP,
     PiGDM,
     PnPDM,
     REDDiff,
+    ReSample,
     ScoreMRI,
 )
 from lmaps_science.solvers.local_posterior import LocalPosterior
@@ -151,7 +156,8 @@ def test_no_random_number_is_used_twice(make):
 def test_schedules_fall_to_zero(make):
     sigmas = make().sigmas
     assert sigmas.ndim == 1
-    assert (sigmas.diff() < 0).all()
+    assert (sigmas.diff() <= 0).all()
+    assert (sigmas[:-1] > 0).all()
     assert sigmas[-1] == 0
 
 
@@ -260,6 +266,11 @@ GOOD = {  # solver: largest error of the mean of 8 samples, in posterior standar
     "pigdm": (PiGDM(), 0.6),
     "pnp_dm": (PnPDM(60, 5, PerturbAndMAP(), rho_max=3.0), 0.5),
     "score_mri": (ScoreMRI(100), 1.0),
+    "sitcom": (SITCOM(), 0.6),
+    "dcdp": (DCDP(), 0.6),
+    "resample": (ReSample(), 0.6),
+    "dmplug": (DMPlug(), 0.8),
+    "map_ga": (MAPGA(sigma_max=10.0, sigma_min=0.03), 0.05),
     "vml_map": (VMLMAP(15, 50, sigma_max=10.0), 0.3),
     "vml_map_preconditioned": (VMLMAP(15, 50, preconditioned=True, sigma_max=10.0), 0.3),
 }

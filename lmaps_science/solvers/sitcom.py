@@ -45,7 +45,7 @@ class SITCOM(Solver):
     """
 
     levels: int = 20
-    local: GradientSolver = field(default_factory=lambda: LBFGS(20))
+    local: GradientSolver = field(default_factory=lambda: LBFGS(10))
     proximity: float = 0.0
     discrepancy: float = 1.0
     time_min: float = 1e-3

@@ -187,6 +187,7 @@ class Adam(GradientSolver):
     steps: int = 50
     learning_rate: float = 0.01
     betas: tuple[float, float] = (0.9, 0.999)
+    search: ClassVar[Space] = {"learning_rate": Range(1e-4, 0.3, log=True)}
 
     def __post_init__(self) -> None:
         fits = self.steps >= 1 and 0 < self.learning_rate < math.inf

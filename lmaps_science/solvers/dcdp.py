@@ -7,12 +7,14 @@ Restoration", algorithm 1, in noise-level notation.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor
 
 from lmaps_science.local_map import LBFGS, GradientSolver
 from lmaps_science.noise import EDM, SampleNoise
 from lmaps_science.sampling import InverseProblem, Solver, State
+from lmaps_science.search import Range, Space
 from lmaps_science.solvers.consistency import check, explained, fit, goal, needs
 from lmaps_science.solvers.guidance import flow, flow_grid
 
@@ -49,6 +51,11 @@ class DCDP(Solver):
     discrepancy: float = 1.0
     sigma_max: float = 10.0
     sigma_min: float = 0.1
+    search: ClassVar[Space] = {
+        "discrepancy": Range(0.5, 2.0, log=True),
+        "sigma_max": Range(2.0, 100.0, log=True),
+        "sigma_min": Range(0.01, 0.3, log=True),
+    }
 
     def __post_init__(self) -> None:
         check(self, self.local, self.discrepancy)

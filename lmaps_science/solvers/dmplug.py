@@ -7,7 +7,7 @@ Models", eq. 9 and section 3.3, in noise-level notation.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from lmaps_science.arrays import per_sample
 from lmaps_science.local_map import LBFGS, GradientSolver
 from lmaps_science.noise import VP, Constant, SampleNoise, vp_alpha
 from lmaps_science.sampling import InverseProblem, Solver, State
+from lmaps_science.search import Range, Space
 from lmaps_science.solvers.consistency import check, explained, fit, goal, needs
 from lmaps_science.solvers.guidance import flow
 
@@ -58,6 +59,7 @@ class DMPlug(Solver):
     discrepancy: float = 1.0
     window: int = 4
     patience: int = 3
+    search: ClassVar[Space] = {"discrepancy": Range(0.5, 2.0, log=True)}
 
     def __post_init__(self) -> None:
         check(self, self.local, self.discrepancy)

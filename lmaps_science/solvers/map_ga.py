@@ -7,6 +7,7 @@ in noise-level notation.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from lmaps_science.arrays import scaled
 from lmaps_science.local_map import LBFGS, BarzilaiBorwein, GradientSolver
 from lmaps_science.noise import EDM, SampleNoise, vp_alpha
 from lmaps_science.sampling import InverseProblem, Solver, State
+from lmaps_science.search import Range, Space
 from lmaps_science.solvers.guidance import flow, flow_grid
 
 __all__ = ["MAPGA"]
@@ -53,6 +55,10 @@ class MAPGA(Solver):
     smoothing: float | None = None
     sigma_max: float = 20.0
     sigma_min: float = 0.1
+    search: ClassVar[Space] = {
+        "sigma_max": Range(2.0, 100.0, log=True),
+        "sigma_min": Range(0.01, 0.3, log=True),
+    }
 
     def __post_init__(self) -> None:
         if not (self.ode_steps >= 1 and (self.smoothing is None or self.smoothing > 0)):

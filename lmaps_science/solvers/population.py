@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from lmaps_science.noise import SampleNoise, Schedule
 from lmaps_science.sampling import InverseProblem, ScoredSolver, Solver, State
+from lmaps_science.search import Space
 from lmaps_science.solvers.particles import best, rows
 
 __all__ = ["Population"]
@@ -54,6 +55,7 @@ class Population(Solver):
     particles: int = 8
     keep: Mapping[float, int] = field(default_factory=lambda: {0.66: 1}, hash=False)
 
+    search: ClassVar[Space] = {}  # what its solver declares
     caution: ClassVar[str | None] = (
         "each sample is the survivor of a population: their spread is no error bar, and shares of "
         "modes among them are no probabilities"

@@ -7,12 +7,14 @@ Consistency", algorithm 1 and proposition 1, in noise-level notation.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor
 
 from lmaps_science.local_map import LBFGS, GradientSolver
 from lmaps_science.noise import VP, SampleNoise
 from lmaps_science.sampling import InverseProblem, Solver, State
+from lmaps_science.search import Range, Space
 from lmaps_science.solvers.consistency import check, fit, goal, needs
 
 __all__ = ["ReSample"]
@@ -50,6 +52,10 @@ class ReSample(Solver):
     local: GradientSolver = field(default_factory=LBFGS)
     discrepancy: float = 1.0
     time_min: float = 1e-3
+    search: ClassVar[Space] = {
+        "gamma": Range(1.0, 200.0, log=True),
+        "discrepancy": Range(0.5, 2.0, log=True),
+    }
 
     def __post_init__(self) -> None:
         check(self, self.local, self.discrepancy)

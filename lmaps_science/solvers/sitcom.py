@@ -7,12 +7,14 @@ Problems", algorithm 1; steps cited line by line, in noise-level notation.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor
 
 from lmaps_science.local_map import LBFGS, GradientSolver
 from lmaps_science.noise import VP, SampleNoise, vp_alpha
 from lmaps_science.sampling import InverseProblem, Solver, State
+from lmaps_science.search import Range, Space
 from lmaps_science.solvers.consistency import check, explained, fit, goal, needs
 
 __all__ = ["SITCOM"]
@@ -49,6 +51,7 @@ class SITCOM(Solver):
     proximity: float = 0.0
     discrepancy: float = 1.0
     time_min: float = 1e-3
+    search: ClassVar[Space] = {"discrepancy": Range(0.5, 2.0, log=True)}
 
     def __post_init__(self) -> None:
         check(self, self.local, self.discrepancy)

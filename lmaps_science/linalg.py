@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lmaps_science.arrays import inner, norm, per_sample
 
-__all__ = ["bicgstab", "conjugate_gradient", "lbfgs"]
+__all__ = ["adam", "bicgstab", "conjugate_gradient", "lbfgs"]
 
 
 def conjugate_gradient(
@@ -129,6 +129,20 @@ def _ratio(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(b == 0, 0, a / torch.where(b == 0, 1, b))
 
 
+def adam(
+    slope: Tensor, first: Tensor, second: Tensor, t: int, betas: tuple[float, float]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The direction of step `t` = 1, 2, ... and the new moments; all like `slope`.
+
+    Both moments are 0 before the first step. Source: Kingma and Ba 2015, algorithm 1.
+    """
+    b1, b2 = betas
+    first = b1 * first + (1 - b1) * slope
+    second = b2 * second + (1 - b2) * slope**2
+    tiny = torch.finfo(slope.dtype).eps
+    return first / (1 - b1**t) / ((second / (1 - b2**t)).sqrt() + tiny), first, second
+
+
 def lbfgs(
     gradient: Callable[[Tensor], tuple[Tensor, Tensor]],
     x: Tensor,
@@ -163,7 +177,8 @@ def lbfgs(
     steps = x.new_zeros(memory, *x.shape)
     changes = torch.zeros_like(steps)
     rho = f.new_zeros(memory, len(f))
-    d = -g * per_sample(first_step / norm(g).clamp_min(torch.finfo(x.dtype).tiny), g)
+    size, tiny = norm(g), torch.finfo(x.dtype).tiny
+    d = -g * per_sample(first_step / torch.where(size > 0, size.clamp_min(tiny), 1), g)
     slope, t = inner(g, d), torch.ones_like(f)
     active = slope < 0
     idle = torch.zeros_like(f)  # how many steps running brought (almost) nothing

@@ -13,24 +13,33 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from lmaps_science.arrays import inner, norm, per_sample, scaled
-from lmaps_science.linalg import conjugate_gradient, lbfgs
+from lmaps_science.linalg import adam, conjugate_gradient, lbfgs
 from lmaps_science.misfit import Misfit
 from lmaps_science.priors.covariance import Covariance
+from lmaps_science.search import Range, Space
 
 __all__ = [
     "LBFGS",
+    "Adam",
     "BarzilaiBorwein",
     "ConjugateGradient",
+    "Gradient",
+    "GradientSolver",
     "GradientSteps",
     "LocalProblem",
     "LocalSolver",
 ]
+
+
+Gradient = Callable[[Tensor], tuple[Tensor, Tensor]]  # x -> gradients like x, values (B,)
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,11 @@ class LocalProblem:
     def misfit_weight(self) -> float | Tensor:
         """`w_d kappa2`, times the misfit's unit; (B,) where that differs from image to image."""
         return (1 - self.prior_weight) * self.kappa2 * self.misfit.objective_scale
+
+    @property
+    def isotropic(self) -> bool:
+        """Whether the coordinates are the image itself."""
+        return self.covariance is None
 
     def image(self, w: Tensor) -> Tensor:
         """The image `z` of coordinates `w`, both (B, C, H, W)."""
@@ -122,8 +136,25 @@ class LocalSolver(ABC):
         """The coordinates (B, C, H, W) of the minimiser."""
 
 
+class GradientSolver(LocalSolver):
+    """A local solver that asks for gradients alone: it minimises any function of each image.
+
+    An image whose gradient is 0 stays as it is, from then on: a function may stop its descent.
+    """
+
+    def __call__(self, problem: LocalProblem) -> Tensor:
+        return self.minimise(problem.gradient, problem.denoised)
+
+    @abstractmethod
+    def minimise(self, gradient: Gradient, start: Tensor) -> Tensor:
+        """The minimiser of each image's function, or near, from `start` (B, ...).
+
+        `gradient` takes images like `start` to their gradients and values (B,).
+        """
+
+
 @dataclass(frozen=True)
-class GradientSteps(LocalSolver):
+class GradientSteps(GradientSolver):
     """Plain gradient descent from the denoised image, as in paper 1 (algorithm 4).
 
     The learning rate is in the units of J, so it belongs to one operator and one noise level of
@@ -132,20 +163,51 @@ class GradientSteps(LocalSolver):
 
     steps: int = 100
     learning_rate: float = 0.01
+    search: ClassVar[Space] = {"learning_rate": Range(1e-6, 10.0, log=True)}
 
     def __post_init__(self) -> None:
         if not (self.steps >= 1 and 0 < self.learning_rate < math.inf):
             raise ValueError(f"GradientSteps needs steps >= 1 and learning_rate > 0, got {self!r}.")
 
-    def __call__(self, problem: LocalProblem) -> Tensor:
-        z = problem.denoised
+    def minimise(self, gradient: Gradient, start: Tensor) -> Tensor:
+        z = start
         for _ in range(self.steps):
-            z = z - self.learning_rate * problem.gradient(z)[0]
+            z = z - self.learning_rate * gradient(z)[0]
         return z
 
 
 @dataclass(frozen=True)
-class BarzilaiBorwein(LocalSolver):
+class Adam(GradientSolver):
+    """Adam: steps of about `learning_rate` in each pixel, whatever the scale of the function.
+
+    The step of many published methods, at rates that belong to images of about [-1, 1]. It neither
+    looks at values nor ends by itself. Source: Kingma and Ba 2015, algorithm 1.
+    """
+
+    steps: int = 50
+    learning_rate: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
+    search: ClassVar[Space] = {"learning_rate": Range(1e-4, 0.3, log=True)}
+
+    def __post_init__(self) -> None:
+        fits = self.steps >= 1 and 0 < self.learning_rate < math.inf
+        if not (fits and all(0 <= beta < 1 for beta in self.betas)):
+            raise ValueError(
+                f"Adam needs steps >= 1, learning_rate > 0 and betas in [0, 1), got {self!r}."
+            )
+
+    def minimise(self, gradient: Gradient, start: Tensor) -> Tensor:
+        z, first, second = start, torch.zeros_like(start), torch.zeros_like(start)
+        for k in range(self.steps):
+            slope = gradient(z)[0]
+            direction, first, second = adam(slope, first, second, k + 1, self.betas)
+            going = per_sample(norm(slope) > 0, z)  # else the momentum would carry it on
+            z = torch.where(going, z - self.learning_rate * direction, z)
+        return z
+
+
+@dataclass(frozen=True)
+class BarzilaiBorwein(GradientSolver):
     r"""Gradient steps with the scale-free length `s.y / y.y` of the last step's secant.
 
     `s` is the last change of z and `y` that of the gradient. The first step moves every pixel
@@ -154,19 +216,20 @@ class BarzilaiBorwein(LocalSolver):
 
     steps: int = 20
     first_step: float = 0.01
+    search: ClassVar[Space] = {}
 
     def __post_init__(self) -> None:
         if not (self.steps >= 1 and 0 < self.first_step < math.inf):
             raise ValueError(f"BarzilaiBorwein needs steps >= 1 and first_step > 0, got {self!r}.")
 
-    def __call__(self, problem: LocalProblem) -> Tensor:
-        z, g = problem.denoised, problem.gradient(problem.denoised)[0]
+    def minimise(self, gradient: Gradient, start: Tensor) -> Tensor:
+        z, g = start, gradient(start)[0]
         tiny = torch.finfo(z.dtype).tiny
         length = self.first_step * z[0].numel() ** 0.5 / norm(g).clamp_min(tiny)
         for _ in range(self.steps - 1):
             s = -per_sample(length, g) * g
             z = z + s
-            g_new = problem.gradient(z)[0]
+            g_new = gradient(z)[0]
             y = g_new - g
             sy, yy = inner(s, y), inner(y, y)
             # Where the function is not convex the secant says nothing: keep the last length.
@@ -176,7 +239,7 @@ class BarzilaiBorwein(LocalSolver):
 
 
 @dataclass(frozen=True)
-class LBFGS(LocalSolver):
+class LBFGS(GradientSolver):
     """Limited-memory BFGS with a line search: the fewest operator calls on nonlinear problems.
 
     `iterations` bounds the evaluations of the misfit and its gradient; a sample stops earlier
@@ -186,6 +249,7 @@ class LBFGS(LocalSolver):
     iterations: int = 20
     memory: int = 10
     tolerance: float = 1e-3
+    search: ClassVar[Space] = {}
 
     def __post_init__(self) -> None:
         if not (self.iterations >= 2 and self.memory >= 1 and 0 <= self.tolerance < 1):
@@ -194,14 +258,14 @@ class LBFGS(LocalSolver):
                 f"0 <= tolerance < 1, got {self!r}."
             )
 
-    def __call__(self, problem: LocalProblem) -> Tensor:
+    def minimise(self, gradient: Gradient, start: Tensor) -> Tensor:
         return lbfgs(
-            problem.gradient,
-            problem.denoised,
+            gradient,
+            start,
             iterations=self.iterations,
             memory=self.memory,
             tolerance=self.tolerance,
-            first_step=0.01 * problem.denoised[0].numel() ** 0.5,
+            first_step=0.01 * start[0].numel() ** 0.5,
         )
 
 
@@ -216,6 +280,7 @@ class ConjugateGradient(LocalSolver):
     iterations: int = 50
     tolerance: float = 1e-5
     requires = frozenset({"linear", "gaussian"})
+    search: ClassVar[Space] = {}
 
     def __post_init__(self) -> None:
         if not (self.iterations >= 1 and 0 <= self.tolerance < 1):

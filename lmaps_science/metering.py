@@ -31,5 +31,18 @@ class Meter:
         for name in names:
             self.counts[name] += 1
 
+    def times(self, n: int) -> Meter:
+        """A meter whose every call counts `n` times in this one: for `n` particles a sample."""
+        return _Multiple(self, n)
+
     def __repr__(self) -> str:
         return f"Meter({self.counts})"
+
+
+class _Multiple(Meter):
+    def __init__(self, meter: Meter, n: int):
+        super().__init__()
+        self._meter, self._n = meter, n
+
+    def add(self, *names: str) -> None:
+        self._meter.add(*names * self._n)

@@ -7,7 +7,7 @@ is stated on the operator's images: `misfit @ affine` is the same misfit on mode
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -35,11 +35,13 @@ class Misfit(Movable):
     images, else there is one image for each, see `select`.
 
     Attributes:
+        perturbable: whether `perturbed` is written.
         objective_scale: times L is the objective that published step sizes refer to; a number, or
             one for each observation, (N,).
     """
 
     operator: Operator
+    perturbable: bool = False
     objective_scale: float | Tensor = 1.0
 
     @property
@@ -85,9 +87,28 @@ class Misfit(Movable):
         """The same with noise as this misfit has it; random numbers from `generator`, or global."""
         raise NotImplementedError(f"{type(self).__name__} must define simulate(x, generator).")
 
+    def perturbed(
+        self: MisfitType, batch: int, normal: Callable[[Tensor], Tensor], scale: float
+    ) -> MisfitType:
+        """The misfit of these data with noise added to them, drawn from L's own noise model.
+
+        Args:
+            batch: images, each of which gets noise of its own; that of the misfit, if it has one.
+            normal: `normal(like)` gives standard normal numbers of the shape of `like`.
+            scale: of the noise, in units of the data's.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define perturbed(...).")
+
     def of_expected(self, expected: Tensor) -> Tensor:
         """L of images that would have measured `expected`, (B,): `m(x) = m.of_expected(...)`."""
         raise NotImplementedError(f"{type(self).__name__} must define of_expected(expected).")
+
+    def noise_floor(self) -> Tensor:
+        """E L of the true image, (N,) or (1,): what the stated noise alone leaves of the misfit.
+
+        Half the number of real data, where their noise is Gaussian.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define noise_floor().")
 
     # ---------------------------------------------------------------- observations in a batch
 
@@ -193,6 +214,8 @@ class GaussianMisfit(Misfit):
     non-finite `y`, for `sigma` that is not finite and positive, and for a wrong shape.
     """
 
+    perturbable = True
+
     def __init__(self, operator: Operator, y: Tensor, sigma: float | Tensor):
         owner = type(self).__name__
         if operator.data_shape is not None:
@@ -268,14 +291,30 @@ class GaussianMisfit(Misfit):
         Those are told by a random image, for which the operator gives exactly 0 there.
         """
         y = self.operator(x)
+        noise = torch.empty_like(y).normal_(generator=generator)
+        return y + self.sigma * noise * self._sampled()
+
+    def _sampled(self) -> Tensor:
+        """Which data images change: booleans (1 or N, ...)."""
         shape = (self.operator.batch or 1, *self.operator.image_shape)
         probe = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(self.like)
-        noise = torch.empty_like(y).normal_(generator=generator)
-        return y + self.sigma * noise * (self.operator(probe) != 0)
+        return self.operator(probe) != 0
+
+    def perturbed(
+        self, batch: int, normal: Callable[[Tensor], Tensor], scale: float
+    ) -> GaussianMisfit:
+        """Of y + scale sigma n, with E |n|^2 = 1."""
+        data = self.y.expand(batch, *self.y.shape[1:])
+        return self.with_data(data + scale * self.sigma * normal(data))
 
     def of_expected(self, expected: Tensor) -> Tensor:
         """L of images with H(x) = `expected`, (B,)."""
         return self._loss(expected)[0]
+
+    def noise_floor(self) -> Tensor:
+        """Half the number of real data, a complex one counted twice; unsampled ones not at all."""
+        count = self._sampled().flatten(1).sum(1).to(self.like)
+        return count if self.y.is_complex() else 0.5 * count
 
     def gaussian(self) -> GaussianMisfit:
         """Itself."""

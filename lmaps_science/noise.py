@@ -11,18 +11,20 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["EDM", "VE", "VP", "SampleNoise", "Schedule", "vp_alpha"]
+__all__ = ["EDM", "VE", "VP", "Constant", "SampleNoise", "Schedule", "vp_alpha"]
+
+NoiseType = TypeVar("NoiseType", bound="SampleNoise")
 
 
 class Schedule(ABC):
-    """A noise schedule: decreasing noise levels, and 0.
+    """A noise schedule: noise levels that do not rise, and 0.
 
     Sub-classes are frozen dataclasses that refuse what they cannot make.
     """
@@ -32,7 +34,7 @@ class Schedule(ABC):
     @property
     @abstractmethod
     def sigmas(self) -> Tensor:
-        """float64 tensor of `levels + 1` decreasing noise levels; the last is 0."""
+        """float64 tensor of `levels + 1` noise levels that do not rise; the last is 0."""
 
     def _check(self, low: float, high: float) -> None:
         name = type(self).__name__
@@ -108,6 +110,22 @@ class VP(Schedule):
         return _with_zero(torch.expm1(0.5 * self.beta_range * t**2 + self.beta_min * t).sqrt())
 
 
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """Rounds at one noise level, of methods that stay where they begin."""
+
+    levels: int
+    sigma: float
+
+    def __post_init__(self) -> None:
+        if self.levels < 1 or not 0 < self.sigma < math.inf:
+            raise ValueError(f"Constant needs levels >= 1 and a finite sigma > 0, got {self!r}.")
+
+    @property
+    def sigmas(self) -> Tensor:
+        return _with_zero(torch.full((self.levels,), self.sigma, dtype=torch.float64))
+
+
 def vp_alpha(sigma: Tensor) -> Tensor:
     """The signal scale `alpha = 1 / sqrt(1 + sigma^2)` of the VP state at noise level sigma."""
     return (1 + sigma**2).rsqrt()
@@ -119,7 +137,7 @@ def _with_zero(sigma: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class SampleNoise:
-    """Standard normal numbers, each a function of (seed, observation, sample, key) alone.
+    """Standard normal numbers, each a function of (seed, observation, sample, particle, key) alone.
 
     A sample therefore sees the same noise alone, in a batch, or in a resumed run; there is no
     generator state to save. Numbers are drawn on the CPU, so that they agree on every device.
@@ -129,11 +147,14 @@ class SampleNoise:
         samples: the index of each image of the batch among the samples of its observation.
         observations: the key of each image's observation, see `InverseProblem.keys`; 0 if not
             given.
+        particles: the index of each image among the particles of its sample, see `of_particles`;
+            0 if not given.
     """
 
     seed: int
     samples: tuple[int, ...]
     observations: tuple[int, ...] = ()
+    particles: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         whole = isinstance(self.seed, (int, np.integer)) and not isinstance(self.seed, bool)
@@ -159,16 +180,33 @@ class SampleNoise:
                 f"SampleNoise for {len(self.samples)} samples was asked for noise of batch "
                 f"{len(like)}; make it with one index for each image of the batch."
             )
-        owners = self.observations or (0,) * len(self.samples)
+        none = (0,) * len(self.samples)
+        owners = zip(self.observations or none, self.samples, self.particles or none, strict=True)
         draws = [
-            torch.randn(like.shape[1:], dtype=like.dtype, generator=self._generator(n, k, key))
-            for n, k in zip(owners, self.samples, strict=True)
+            torch.randn(like.shape[1:], dtype=like.dtype, generator=self._generator(*owner, key))
+            for owner in owners
         ]
         return torch.stack(draws).to(like.device)
 
-    def _generator(self, observation: int, sample: int, key: tuple[int, ...]) -> torch.Generator:
+    def of_particles(self: NoiseType, each: int) -> NoiseType:
+        """The noise of `each` particles of every image, those of an image one after the other.
+
+        The first has the numbers of the image itself.
+        """
+        return replace(
+            self,
+            samples=tuple(k for k in self.samples for _ in range(each)),
+            observations=tuple(k for k in self.observations for _ in range(each)),
+            particles=tuple(range(each)) * len(self.samples),
+        )
+
+    def _generator(
+        self, observation: int, sample: int, particle: int, key: tuple[int, ...]
+    ) -> torch.Generator:
         # A spawn key: as plain entropy, (0,) and (0, 0) would give the same numbers.
-        entropy = [int(self.seed), observation] if observation else int(self.seed)
+        entropy: int | list[int] = [int(self.seed), observation] if observation else int(self.seed)
+        if particle:
+            entropy = [int(self.seed), observation, particle]
         sequence = np.random.SeedSequence(entropy, spawn_key=(sample, *key))
         words: Any = sequence.generate_state(1, np.uint64)
         return torch.Generator().manual_seed(int(words[0]) >> 1)

@@ -35,6 +35,7 @@ __all__ = [
     "plot_reconstruction",
     "plot_samples",
     "shades",
+    "spread_title",
     "verdict",
 ]
 
@@ -198,6 +199,11 @@ def verdict(figure: Any, data: xr.Dataset) -> None:
     figure.supxlabel("\n".join(lines), fontsize=8, color=colour, x=0.01, ha="left")
 
 
+def spread_title(data: xr.Dataset) -> str:
+    """What a panel of the samples' standard deviation is called; no error bar after a selection."""
+    return "standard deviation" + ("\n(no error bar)" if "caution" in data.attrs else "")
+
+
 def finish(figure: Figure, path: PATH | None) -> Figure:
     """The figure, written to `path` where there is one, atomically; its suffix tells the format."""
     if path is not None:
@@ -230,7 +236,7 @@ def _plain_reconstruction(data: xr.Dataset) -> Figure:
     panels = [(f"sample {k}", samples[k], "gray") for k in range(min(n, 2))]
     if n > 1:
         panels += [(f"mean of {n} samples", _flat(data[f"{name}_mean"]), "gray")]
-        panels += [("standard deviation", _flat(data[f"{name}_std"]), "inferno")]
+        panels += [(spread_title(data), _flat(data[f"{name}_std"]), "inferno")]
     figure = Picture(figsize=(2.9 * (len(panels) + 1.3), 3.0), layout="constrained")
     axes = figure.subplots(1, len(panels) + 1, width_ratios=[1] * len(panels) + [1.3])
     for axis, (title, values, cmap) in zip(axes, panels, strict=False):

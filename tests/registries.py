@@ -17,7 +17,7 @@ from instances_mri import MRI_OPERATORS
 from instances_restoration import RESTORATION
 from instances_scattering import SCATTERING
 
-from lmaps_science.local_map import BarzilaiBorwein, ConjugateGradient, GradientSteps
+from lmaps_science.local_map import LBFGS, Adam, BarzilaiBorwein, ConjugateGradient, GradientSteps
 from lmaps_science.misfit import GaussianMisfit, Misfit
 from lmaps_science.operators import Affine, LinearOperator, Operator, Scaling, SVDOperator
 from lmaps_science.physics.closure_misfit import ClosureMisfit
@@ -39,6 +39,7 @@ from lmaps_science.priors import (
 from lmaps_science.sampling import InverseProblem, Solver
 from lmaps_science.solvers import (
     DAPS,
+    DCDP,
     DDNM,
     DDRM,
     DMAP,
@@ -46,9 +47,12 @@ from lmaps_science.solvers import (
     DSG,
     LGD,
     LMAPS,
+    MAPGA,
+    SITCOM,
     VMLMAP,
     AnnealedLangevin,
     DiffPIR,
+    DMPlug,
     ExactSVD,
     FreeDoM,
     FrequencyHopping,
@@ -57,7 +61,9 @@ from lmaps_science.solvers import (
     PerturbAndMAP,
     PiGDM,
     PnPDM,
+    Population,
     REDDiff,
+    ReSample,
     ScoreMRI,
 )
 from lmaps_science.surrogate import Surrogate
@@ -384,6 +390,10 @@ def daps_langevin() -> Solver:
     return DAPS(levels=12, ode_steps=1, local=Langevin(20, 1e-3), sigma_max=10.0)
 
 
+def dcdp() -> Solver:
+    return DCDP(levels=12)
+
+
 def ddnm() -> Solver:
     return DDNM(levels=12)
 
@@ -402,6 +412,14 @@ def diffpir_conjugate_gradient() -> Solver:
 
 def dmap() -> Solver:
     return DMAP(levels=20)
+
+
+def dmplug() -> Solver:
+    return DMPlug(levels=12, local=LBFGS(4))
+
+
+def dmplug_variance() -> Solver:
+    return DMPlug(levels=12, local=LBFGS(4), stop="variance")
 
 
 def dps() -> Solver:
@@ -440,6 +458,14 @@ def lmaps_conjugate_gradient() -> Solver:
     return LMAPS(levels=12, kappa1=1.0, kappa2=10.0, local=ConjugateGradient(), sigma_max=10.0)
 
 
+def lmaps_draws() -> Solver:
+    return LMAPS(levels=12, local=PerturbAndMAP(), temperature=0.5, sigma_max=10.0)
+
+
+def lmaps_draws_jacobian() -> Solver:
+    return LMAPS(levels=12, covariance="jacobian", local=PerturbAndMAP(LBFGS()), sigma_max=10.0)
+
+
 def lmaps_exact_svd() -> Solver:
     return LMAPS(levels=12, kappa1=1.0, kappa2=10.0, local=ExactSVD(), sigma_max=10.0)
 
@@ -458,6 +484,10 @@ def lmaps_jacobian_exact() -> Solver:
     return LMAPS(levels=12, covariance="jacobian", local=ConjugateGradient(), sigma_max=10.0)
 
 
+def map_ga() -> Solver:
+    return MAPGA(levels=12, local=BarzilaiBorwein(8), sigma_max=10.0)
+
+
 def pigdm() -> Solver:
     return PiGDM(levels=20)
 
@@ -470,12 +500,32 @@ def pnp_dm_perturb_and_map() -> Solver:
     return PnPDM(levels=15, prior_steps=4, local=PerturbAndMAP(), rho_max=2.0)
 
 
+def population() -> Solver:
+    return Population(lmaps(), 4, {1: 2, 0.3: 1})
+
+
+def population_hopping() -> Solver:
+    return Population(frequency_hopping(), 2, {0.5: 1})
+
+
 def red_diff() -> Solver:
     return REDDiff(levels=60)
 
 
+def resample() -> Solver:
+    return ReSample(levels=20)
+
+
 def score_mri() -> Solver:
     return ScoreMRI(levels=30)
+
+
+def sitcom() -> Solver:
+    return SITCOM(levels=12, local=LBFGS(8))
+
+
+def sitcom_paper() -> Solver:
+    return SITCOM(levels=12, local=Adam(20, 0.02))
 
 
 def vml_map() -> Solver:
@@ -490,11 +540,14 @@ SOLVERS: list[Callable[[], Solver]] = [
     annealed_langevin,
     daps,
     daps_langevin,
+    dcdp,
     ddnm,
     ddrm,
     diffpir,
     diffpir_conjugate_gradient,
     dmap,
+    dmplug,
+    dmplug_variance,
     dps,
     dps_paper,
     dsg,
@@ -504,15 +557,23 @@ SOLVERS: list[Callable[[], Solver]] = [
     lmaps,
     lmaps_barzilai_borwein,
     lmaps_conjugate_gradient,
+    lmaps_draws,
+    lmaps_draws_jacobian,
     lmaps_exact_svd,
     lmaps_gradient_steps,
     lmaps_jacobian,
     lmaps_jacobian_exact,
+    map_ga,
     pigdm,
     pnp_dm,
     pnp_dm_perturb_and_map,
+    population,
+    population_hopping,
     red_diff,
+    resample,
     score_mri,
+    sitcom,
+    sitcom_paper,
     vml_map,
     vml_map_preconditioned,
 ]

@@ -10,7 +10,7 @@ import lmaps_science
 
 ROOT = Path(lmaps_science.__file__).parent
 LEVELS = [  # modules and sub-packages, each one unit; siblings on a level do not import each other
-    {"arrays", "metering"},
+    {"arrays", "metering", "search"},
     {"linalg", "noise", "metrics", "io"},
     {"manifests"},  # files that io then reads
     {"operators", "priors"},
@@ -23,13 +23,13 @@ LEVELS = [  # modules and sub-packages, each one unit; siblings on a level do no
     {"problems"},
     {"report"},
     {"runner", "integrations"},
-    {"doctor"},
+    {"doctor", "compare"},
     {"cli"},
 ]
 LEVEL_OF = {unit: level for level, units in enumerate(LEVELS) for unit in units}
 OPTIONAL = {
     "accelerate", "dask", "deepinv", "diffusers", "distributed", "ehtim", "finufft", "hydra",
-    "ismrmrd", "jinja2", "lmdb", "nibabel", "pylops", "sigpy", "zarr",
+    "ismrmrd", "jinja2", "lmdb", "nibabel", "optuna", "pylops", "sigpy", "zarr",
 }  # fmt: skip
 # Importing the package must stay quick and need no display: these, too, wait until they are used.
 SLOW = {"astropy", "IPython", "matplotlib", "pooch"}

@@ -147,6 +147,8 @@ def settings(
         keys: as in `InverseProblem`.
     """
     content = {k: v for k, v in card.model_dump(mode="json").items() if k not in _TEXTS}
+    if content["calibration"] is None:
+        del content["calibration"]  # as before there was such a key
     files = {key: file["sha256"] for key, file in inputs["files"].items()}
     found = {**_with_files(content, files), "solver": _options(solver)}
     found |= {"data": files.get("data", inputs["data"])}

@@ -90,6 +90,10 @@ class Kind:
             import what is heavy inside of its functions.
         benchmark: how a published benchmark scores results, a class derived from
             `BenchmarkScores`, or "".
+        comparable_by: `comparable(data)` of a result, which gives the samples that belong together
+            (sample, ...) and the truth, None where it is not known, as they are compared pixel by
+            pixel: DataArrays in the same units, at the same place; or "" for all samples as they
+            are.
         self_test: what `lmaps doctor` reconstructs.
 
     Example:
@@ -106,6 +110,7 @@ class Kind:
     recipes: str = ""
     commands: str = ""
     benchmark: str = ""
+    comparable_by: str = ""
     self_test: SelfTest | None = None
 
     @property
@@ -139,6 +144,13 @@ class Kind:
         """Write joined results in the field's own formats, where it has any, as `name` + suffix."""
         if self.volume:
             self._load(self.volume)(folder, data, name)
+
+    def comparable(self, data: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray | None]:
+        """The samples of a result and its truth, as they are compared pixel by pixel."""
+        if self.comparable_by:
+            samples, truth = self._load(self.comparable_by)(data)
+            return samples, truth
+        return data["image"], data.get("truth")
 
     def shades(self, images: Sequence[xr.DataArray]) -> tuple[Any, ...] | None:
         """How small pictures show images: the parts of `Shades`; None for plainly."""

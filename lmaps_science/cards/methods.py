@@ -31,7 +31,7 @@ def build_solver(spec: Mapping[str, Any] | str, where: str = "solver") -> Solver
     return solver
 
 
-def _build(spec: Any, base: type, where: str) -> Any:
+def _build(spec: Any, base: type | tuple[type, ...], where: str) -> Any:
     spec = {"method": spec} if isinstance(spec, str) else spec
     known = sorted(cls.__name__ for cls in methods().values() if issubclass(cls, base))
     if not isinstance(spec, Mapping) or "method" not in spec:
@@ -74,7 +74,7 @@ def _argument(value: Any, hint: Any, where: str) -> Any:
     # A part, such as a local solver, or `LocalSolver | None`: any registered class of its kind
     parts = [h for h in (hint, *typing.get_args(hint)) if inspect.isabstract(h)]
     if parts and not (value is None and type(None) in typing.get_args(hint)):
-        return _build(value, parts[0], where)
+        return _build(value, tuple(parts), where)
     if parts:
         return None
     try:

@@ -6,12 +6,13 @@ import html
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 import xarray as xr
 from torch import Tensor
 
+from lmaps_science.cards.calibration import put_intervals
 from lmaps_science.cards.schema import Card
 from lmaps_science.cards.verdict import Check, judge
 from lmaps_science.sampling import InverseProblem, Result, Solver
@@ -32,7 +33,11 @@ class Problem(InverseProblem, ABC):
         card: the validated card, overrides included.
         observation: the data, with units and coordinates.
         truth: the true image, where it is known.
+        main_metric: the one of `evaluate` by which methods are compared and tuned where the truth
+            is known; larger is better.
     """
+
+    main_metric: ClassVar[str] = "psnr"
 
     name: str
     card: Card
@@ -74,6 +79,10 @@ class Problem(InverseProblem, ABC):
         """What tells whether a result, `data` of `dataset`, explains the data."""
         return ()
 
+    def scores(self, result: Result) -> dict[str, np.ndarray]:
+        """The metrics of the samples, each (n,), as `dataset` has them, and nothing else."""
+        return self.evaluate(result.samples.reshape(len(result), *self.image.shape))
+
     @property
     def classical(self) -> Mapping[str, Callable[[], xr.DataArray]]:
         """The field's methods without a prior that is trained, by name: each makes an image."""
@@ -99,6 +108,10 @@ class Problem(InverseProblem, ABC):
     def analyse(self, result: Result) -> xr.Dataset:
         """The samples in physical units, their metrics, and the truth where it is known.
 
+        Where a factor on the spread was learned for this very configuration (`lmaps calibrate`),
+        calibrated intervals, `interval_90`; the attribute `calibration` tells, or why there are
+        none.
+
         The dataset is self-contained: `plot_reconstruction` draws it without the problem, and
         `write_netcdf` keeps it whole.
         """
@@ -110,7 +123,11 @@ class Problem(InverseProblem, ABC):
         data.attrs["kind"] = self.card.kind
         data.attrs.setdefault("data", self.describe()["data"])
         data.attrs.setdefault("best", int(result.misfit[-1].argmin()))
+        notes, caution = data.attrs.get("notes", []), data.attrs.get("caution")
+        if caution and len(result) > 1 and caution not in notes:
+            data.attrs["notes"] = [*notes, caution]
         data.attrs["verdict"], data.attrs["verdict_reasons"] = judge(self.checks(data))
+        put_intervals(data, self, result)
         return data
 
     def with_data(self: ProblemType, data: Tensor) -> ProblemType:

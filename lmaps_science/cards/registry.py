@@ -62,7 +62,7 @@ def methods() -> Mapping[str, type]:
     return _installed(SOLVERS, type, lambda cls: plain(cls.__name__))
 
 
-def find_method(name: str, base: type) -> type | None:
+def find_method(name: str, base: type | tuple[type, ...]) -> type | None:
     """A dataclass derived from `base`: an installed one by its name, any as `module:Class`.
 
     Raises:
@@ -89,7 +89,9 @@ def find_method(name: str, base: type) -> type | None:
             "import from here (set PYTHONPATH to the folder of a single file)."
         ) from error
     if not (isinstance(cls, type) and issubclass(cls, base) and dataclasses.is_dataclass(cls)):
-        raise DataError(f"{name} is no dataclass derived from {base.__module__}.{base.__name__}.")
+        bases = base if isinstance(base, tuple) else (base,)
+        wanted = " or ".join(f"{each.__module__}.{each.__name__}" for each in bases)
+        raise DataError(f"{name} is no dataclass derived from {wanted}.")
     return cls
 
 

@@ -52,6 +52,12 @@ class Card(Section):
         description="The one in use; `--set solver.KEY=VALUE` changes its options.",
     )
 
+    calibration: str | None = Field(
+        default=None,
+        description="File of factors on the samples' spread, of `lmaps calibrate`; null: the one "
+        "beside the card, CARD.calibration.json, where there is one.",
+    )
+
     @model_validator(mode="after")
     def _check_presets(self) -> Card:
         if self.preset not in self.presets:

@@ -28,6 +28,9 @@ class Series:
         count: of the card and the data given with the command, how many there are; None where
             there is no end, so that a range must be given.
         joins: whether their results make a volume.
+        simulated: whether each is an observation of another image, which is known: those on which
+            methods are compared, and spreads calibrated.
+        others: further keys of the card that choose the image, and not how it is observed.
 
     Example:
         series = {"phantom": Series({"observation.image": "phantom:{}"})}
@@ -36,6 +39,8 @@ class Series:
     keys: Mapping[str, str]
     count: Callable[[Any, str | Path | None], int] | None = field(default=None)
     joins: bool = False
+    simulated: bool = False
+    others: tuple[str, ...] = ()
 
 
 def expand(text: str, card: Card, data: str | Path | None = None) -> list[dict[str, Any]]:

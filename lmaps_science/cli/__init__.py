@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from lmaps_science.cards.registry import kinds
-from lmaps_science.cli import checks, priors, problems, reports, runs
+from lmaps_science.cli import checks, compare, priors, problems, reports, runs
 from lmaps_science.commands import DEBUG, PLAIN, OnceCommand
 
 app = typer.Typer(
@@ -18,7 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     **PLAIN,
 )
-for _own in (runs.app, reports.app, problems.app, checks.app):
+for _own in (runs.app, compare.app, reports.app, problems.app, checks.app):
     app.registered_commands += _own.registered_commands
 app.add_typer(priors.app, name="prior")
 for _kind in kinds().values():

@@ -1,4 +1,4 @@
-"""The commands that reconstruct: `lmaps run`, `lmaps batch`."""
+"""The commands that reconstruct: `lmaps run`, `lmaps batch`, `lmaps calibrate`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import typer
 
 from lmaps_science.commands import PLAIN, Force, reported
 
-__all__ = ["app"]
+__all__ = ["app", "batch_size_of", "settings_of"]
 
 app = typer.Typer(**PLAIN)
 Name = Annotated[str, typer.Argument(help="A problem (see `lmaps problems`), or a YAML file.")]
@@ -62,9 +62,10 @@ def run(
     """Reconstruct: data in, images out.
 
     Runs a solver from several random starts: images that fit the data and look as the prior's do.
-    LMAPS looks for modes, so the spread of its samples is no calibrated uncertainty; a sampler of
-    the posterior is solver.method=daps. Writes result.nc (everything), the mean as FITS or NIfTI,
-    figure.png, samples.png and summary.txt/.json to a folder: all of them, or none.
+    LMAPS looks for modes, so the spread of its samples is no calibrated uncertainty; --preset
+    uncertainty, where a card has it, draws, and comes with calibrated intervals. Writes result.nc
+    (everything), the mean as FITS or NIfTI, figure.png, samples.png and summary.txt/.json to a
+    folder: all of them, or none.
 
     An interrupted run goes on with the same command. A folder that holds results is refused
     without --force, which replaces them and leaves all other files alone.
@@ -80,7 +81,7 @@ def run(
     from lmaps_science.cards.load import load_problem, load_second
     from lmaps_science.runner import describe, reconstruct
 
-    keys = _settings(settings)
+    keys = settings_of(settings)
     problem = load_problem(card, data, prior, keys, preset=preset, device=device)
     second = None
     if prior_check is not None:
@@ -102,7 +103,8 @@ def run(
     typer.echo(f"\nverdict: {analysed.attrs['verdict']}; written to {out}/")
 
 
-def _batch_size(text: str) -> int | str:
+def batch_size_of(text: str) -> int | str:
+    """What `--batch-size` says."""
     if text != "auto" and not (text.isdecimal() and int(text)):
         raise typer.BadParameter(f"{text!r} is neither a number from 1 on nor auto.")
     return text if text == "auto" else int(text)
@@ -137,7 +139,7 @@ def batch(
         Any,
         typer.Option(
             metavar="N|auto",
-            parser=_batch_size,
+            parser=batch_size_of,
             help="Images side by side; auto: as many as fit; default: an observation's samples.",
         ),
     ] = None,
@@ -177,7 +179,7 @@ def batch(
         each=each,
         listed=listed,
         prior=prior,
-        overrides=_settings(settings),
+        overrides=settings_of(settings),
         preset=preset,
         batch_size=batch_size,
         device=device,
@@ -192,7 +194,81 @@ def batch(
         raise typer.Exit(1)
 
 
-def _settings(pairs: list[str] | None) -> dict[str, Any]:
+@app.command()
+@reported
+def calibrate(
+    card: Name,
+    out: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Gets the factor; default: CARD.calibration.json, here."),
+    ] = None,
+    images: Annotated[int, typer.Option(help="Simulated observations, 5 or more.")] = 20,
+    samples: Annotated[int, typer.Option(help="How many samples of each, 3 or more.")] = 8,
+    level: Annotated[float, typer.Option(help="Of the intervals.")] = 0.9,
+    first: Annotated[int, typer.Option(min=0, help="Number of the first image.")] = 1000,
+    seed: Seed = 0,
+    preset: Preset = None,
+    prior: Prior = None,
+    settings: Settings = None,
+    runs: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="For the results; default: beside FILE.")
+    ] = None,
+    batch_size: Annotated[
+        Any,
+        typer.Option(
+            metavar="N|auto", parser=batch_size_of, help="Images side by side, see batch."
+        ),
+    ] = None,
+    device: Device = "auto",
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Learn the factor that makes intervals hold, on simulated observations of a card.
+
+    Reconstructs observations whose truth is known, and finds the factor on the samples' spread with
+    which 90 % intervals hold 90 % of the pixels. Results of the same configuration, whatever their
+    image, then come with calibrated intervals (interval_90); others say that they have none. The
+    file is used where it lies beside the card, or where a card names it: calibration: FILE.
+
+    An interrupted command goes on with the same command. See docs/uncertainty.md.
+
+    \b
+    lmaps calibrate scattering/linear_60 --preset uncertainty --images 20
+    lmaps run scattering/linear_60 --preset uncertainty --set \\
+        calibration=linear_60.calibration.json --samples 8 --out mine
+    """
+    from pathlib import Path
+
+    from lmaps_science.runner import calibrate as learn
+
+    file = f"{Path(card).stem}.calibration.json" if out is None else out
+    found = learn(
+        card,
+        file,
+        images,
+        samples,
+        seed,
+        level=level,
+        first=first,
+        runs=runs,
+        preset=preset,
+        prior=prior,
+        overrides=settings_of(settings),
+        batch_size=batch_size,
+        device=device,
+        progress=not quiet,
+        force=force,
+    )
+    typer.echo(
+        f"factor {found.factor:.3g} for {100 * found.level:g} % intervals, learned on "
+        f"{found.source}\nwithout it they hold {100 * found.uncalibrated:.1f} % of the pixels; "
+        f"left out, each observation had {100 * found.left_out:.1f} ± "
+        f"{100 * found.left_out_error:.1f} % inside\nwritten to {file}"
+    )
+
+
+def settings_of(pairs: list[str] | None) -> dict[str, Any]:
+    """The overrides that `--set` gives."""
     from lmaps_science.io import DataError
 
     settings = {}

@@ -37,7 +37,8 @@ _HEADER = {
     "views": re.compile(r"number of views\s*:\s*(\d{1,9})", re.IGNORECASE),
     "receivers": re.compile(r"number of receivers\s*:\s*(\d{1,9})", re.IGNORECASE),
 }
-_POLARIZATION = re.compile(r"polari[sz]ation\s*:\s*(T[EM])\b", re.IGNORECASE)
+_POLARIZATION = re.compile(r"polari[sz]ation\s*:(.*)", re.IGNORECASE)
+_NAMED = re.compile(r"\bT[EM]\b", re.IGNORECASE)
 
 
 class _Line(NamedTuple):
@@ -66,7 +67,8 @@ def read_fresnel(path: str | os.PathLike[str], *, radius: float = RADIUS) -> xr.
 
     Raises:
         DataError: no such file; a malformed line or a number that is not finite (with the line); a
-            datum twice; fewer data than the header says, as in a truncated file.
+            datum twice; fewer data than the header says, as in a truncated file; a header, or
+            headers of files put together, that name both polarisations.
     """
     path = require_file(path)
     promised, polarization, lines = _parse(path)
@@ -157,7 +159,7 @@ def calibrate_fresnel(observation: xr.Dataset, *, within: float = 1.0) -> xr.Dat
 def _parse(path: Path) -> tuple[dict[str, int], str, list[_Line]]:
     """What the header promises, the polarisation, and the lines of data."""
     promised: dict[str, int] = {}
-    polarization = "unknown"
+    named: dict[str, int] = {}  # the polarisations, and the first line that names each
     lines: list[_Line] = []
     try:
         text = read_text(path, _MOST_BYTES, "an .exp file of fields", "latin-1")
@@ -168,13 +170,22 @@ def _parse(path: Path) -> tuple[dict[str, int], str, list[_Line]]:
             for name, pattern in _HEADER.items():
                 if match := pattern.search(line[:1000]):
                     promised[name] = int(match[1])
-            if match := _POLARIZATION.search(line):
-                polarization = match[1].upper()
+            if match := _POLARIZATION.search(line[:1000]):
+                for name in _NAMED.findall(match[1]):
+                    named.setdefault(name.upper(), number)
         elif line.strip():
             lines.append(_parse_line(path, number, line))
+    if len(named) > 1:
+        raise DataError(
+            f"{path} names both polarisations, "
+            + " and ".join(f"{name} in line {number}" for name, number in named.items())
+            + ": their fields obey two wave equations, and nothing in a line of data says whose it "
+            "is. Give a file of each, as the database has them: e.g. FoamDielExtTM.exp and "
+            "FoamDielExtTE.exp."
+        )
     if not lines:
         raise DataError(f"{path} holds no data: expected lines of seven numbers, see the format.")
-    return promised, polarization, lines
+    return promised, next(iter(named), "unknown"), lines
 
 
 def _parse_line(path: Path, number: int, line: str) -> _Line:

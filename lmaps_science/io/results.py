@@ -164,13 +164,14 @@ def require_result(data: xr.Dataset, where: object = "the dataset") -> None:
     if "sample" not in data.sizes:
         wrong.append("the dimension sample")
     types: dict[str, type] = {"card": dict, "prior": dict, "kind": str, "verdict": str}
-    types |= {"verdict_reasons": list, "commit": str, "prior_check": dict}
+    types |= {"verdict_reasons": list, "commit": str, "prior_check": dict, "calibration": dict}
     wrong += [
         f"the attribute {n}" for n, t in types.items() if type(data.attrs.get(n, t())) is not t
     ]
-    check = data.attrs.get("prior_check")
-    if isinstance(check, dict) and type(check.get("text", [])) is not list:
-        wrong.append("the attribute prior_check")
+    for name in ("prior_check", "calibration"):
+        told = data.attrs.get(name)
+        if isinstance(told, dict) and type(told.get("text", [])) is not list:
+            wrong.append(f"the attribute {name}")
     if "mode" in data and not _numbered(data["mode"]):
         wrong.append("the variable mode")
     if "kind" in data.attrs:

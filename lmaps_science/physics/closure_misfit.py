@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,6 +40,7 @@ class ClosureMisfit(Misfit):
     """
 
     objective_scale = 4.0
+    perturbable = True
 
     def __init__(
         self,
@@ -127,6 +128,30 @@ class ClosureMisfit(Misfit):
             noise = torch.empty_like(parts[name]).normal_(generator=generator)
             parts[name] = parts[name] + parts[f"{name}_sigma"] * noise
         return torch.cat(list(parts.values()), dim=1)
+
+    def perturbed(
+        self, batch: int, normal: Callable[[Tensor], Tensor], scale: float
+    ) -> ClosureMisfit:
+        r"""Of data with Gaussian noise as this misfit weighs them, `sigma / \sqrt{weight}`.
+
+        Exact of log amplitudes and flux; of phases where 1 - cos d is d^2 / 2, for errors well
+        below a radian. A quantity of weight 0 is left as it is.
+        """
+        changed, noise = copy.copy(self), self._parts(normal(self.data.expand(batch, -1)))
+        for name, weight in zip(("cphase", "logcamp", "flux"), self.weights, strict=True):
+            if name in noise and weight > 0:
+                deviation = scale * getattr(self, f"{name}_sigma") / weight**0.5
+                setattr(changed, name, getattr(self, name) + deviation * noise[name])
+        return changed
+
+    def noise_floor(self) -> Tensor:
+        """E L of the true image with Gaussian errors of the closure quantities and an exact flux.
+
+        w_cp sum (1 - exp(-sigma_cp^2 / 2)) / sigma_cp^2 + w_ca n_ca / 2
+        """
+        variance = self.cphase_sigma**2
+        phases = (-torch.expm1(-variance / 2) / variance).sum(1)
+        return self.weights[0] * phases + 0.5 * self.weights[1] * self.logcamp.shape[1]
 
     def of_expected(self, expected: Tensor) -> Tensor:
         """L of images that would have measured `expected` (B, n), (B,)."""

@@ -15,12 +15,14 @@ from lmaps_science.report.statistics import FEW, Estimate, Row, differences, met
 __all__ = [
     "FORMATS",
     "caption",
+    "csv_lines",
     "estimate_parts",
     "estimate_text",
     "number",
     "observations_table",
     "summary_table",
     "summary_text",
+    "typeset",
 ]
 
 FORMATS = {".csv": "csv", ".md": "markdown", ".tex": "latex"}
@@ -57,7 +59,7 @@ def observations_table(
         for name, unit in units.items():
             tail = "" if unit == "1" else f" [{unit}]"
             header += [f"{name}_{part}{tail}" for part in ("samples", "sd", "best", "mean_image")]
-        return _csv([header, *(_full_row(outcome, units) for outcome in outcomes)])
+        return csv_lines([header, *(_full_row(outcome, units) for outcome in outcomes)])
     header += [name if unit == "1" else f"{name} ({unit})" for name, unit in units.items()]
     rows = []
     for outcome in outcomes:
@@ -65,7 +67,7 @@ def observations_table(
         row = [run.name, *([run.method] if several else []), outcome.verdict]
         row += [number(getattr(scores[name], of)) if name in scores else "" for name in units]
         rows.append(row)
-    return _typeset(style, header, rows, len(header) - len(units))
+    return typeset(style, header, rows, len(header) - len(units))
 
 
 def _full_row(outcome: Outcome, units: dict[str, str]) -> list[str]:
@@ -100,7 +102,7 @@ def summary_table(rows: Sequence[Row], style: str = "markdown", *, errors: bool 
             for row in rows
             for of, e in row.of.items()
         ]
-        return _csv([header, *lines])
+        return csv_lines([header, *lines])
     several = len({row.method for row in rows}) > 1 or any(" - " in row.method for row in rows)
     header = ["metric", *(["method"] if several else []), "n", *OF.values()]
     body = []
@@ -109,7 +111,7 @@ def summary_table(rows: Sequence[Row], style: str = "markdown", *, errors: bool 
         most = max(e.n for e in row.of.values())
         cells = [estimate_text(e, most, errors) for e in row.of.values()]
         body.append([name, *([row.method] if several else []), str(most), *cells])
-    return _typeset(style, header, body, 2 if several else 1)
+    return typeset(style, header, body, 2 if several else 1)
 
 
 def summary_text(
@@ -179,14 +181,18 @@ def estimate_parts(e: Estimate, most: int, errors: bool) -> tuple[str, str, str]
 # ---------------------------------------------------------------- formats
 
 
-def _csv(rows: Sequence[Sequence[str]]) -> str:
+def csv_lines(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as CSV."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 
-def _typeset(style: str, header: list[str], rows: list[list[str]], words: int) -> str:
-    """The first `words` columns hold names, to the left, the others numbers, to the right."""
+def typeset(style: str, header: list[str], rows: list[list[str]], words: int) -> str:
+    """A table as "markdown" or "latex".
+
+    The first `words` columns hold names, to the left, the others numbers, to the right.
+    """
     name, figure = (_latex_name, _latex_number) if style == "latex" else (_markdown, str)
     body = [[*map(name, row[:words]), *map(figure, row[words:])] for row in rows]
     lines = [[*map(name, header)], *body]

@@ -1,5 +1,6 @@
 """Runs from a problem to a folder of results: one, or many."""
 
+from lmaps_science.runner.calibrate import calibrate
 from lmaps_science.runner.many import BatchReport, reconstruct_many
 from lmaps_science.runner.one import checkpoint_name, reconstruct
 from lmaps_science.runner.rerun import Rerun, rerun
@@ -11,6 +12,7 @@ __all__ = [
     "Rerun",
     "Sigterm",
     "Terminated",
+    "calibrate",
     "checkpoint_name",
     "describe",
     "metrics_table",

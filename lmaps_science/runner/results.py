@@ -100,6 +100,7 @@ def describe(data: xr.Dataset) -> str:
     remarks = a.get("notes", [])  # of a foreign file it may be anything
     notes = _paragraph("notes", remarks if isinstance(remarks, list) else [remarks])
     notes += _paragraph("2nd prior", a.get("prior_check", {}).get("text", []))
+    notes += _paragraph("spread", a.get("calibration", {}).get("text", []))
     verdict = _paragraph("verdict", [a.get("verdict", "?"), *a.get("verdict_reasons", [])])
     return "\n".join([*lines, "", metrics_table(data), "", *notes, *verdict])
 

@@ -14,7 +14,7 @@ from lmaps_science.arrays import norm
 from lmaps_science.io.files import DataError, require_parent
 from lmaps_science.io.pytorch import read_tensors, write_tensors
 from lmaps_science.noise import SampleNoise
-from lmaps_science.sampling.protocol import InverseProblem, State
+from lmaps_science.sampling.protocol import InverseProblem, Solver, State
 
 _ADVICE = "Remove it, or give each run its own checkpoint file."
 
@@ -92,16 +92,17 @@ class Checkpoint:
     def _damaged(self) -> DataError:
         return DataError(f"{self.path} is damaged: it holds other values than ours. {_ADVICE}")
 
-    def track(self, first: int, images: int, levels: int) -> Track | None:
-        """The batch of `images` that begins with sample `first`, as last saved.
+    def track(self, first: int, samples: int, solver: Solver) -> Track | None:
+        """The batch of `samples` that begins with sample `first`, as last saved.
 
         Raises:
-            DataError: it has other images, or more than `levels` levels.
+            DataError: it has other images, or more levels, than the solver would have left.
         """
         if first not in self._batches:
             return None
         saved = self._batches[first]
-        if len(saved["state"]["x"]) != images or len(saved["misfits"]) > levels:
+        level, sizes = len(saved["misfits"]), [len(saved["state"][k]) for k in ("x", "estimate")]
+        if level >= len(solver.sigmas) or sizes != [samples * solver.width(level), samples]:
             raise self._damaged()
         state = State(**saved["state"]).to(device=self._device)
         return Track(state, saved["misfits"], saved["estimates"])
@@ -138,7 +139,7 @@ def _whole_batch(saved: Any, like: Tensor) -> bool:
     if not all(isinstance(value, Tensor) for value in tensors):
         return False
     fit = all(x.shape[1:] == like.shape[1:] and x.dtype == like.dtype for x in images)
-    return fit and all(misfit.shape == (len(images[0]),) for misfit in histories[0])
+    return fit and all(misfit.shape == (len(state["estimate"]),) for misfit in histories[0])
 
 
 def _fingerprint(problem: InverseProblem) -> str:

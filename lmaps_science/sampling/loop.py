@@ -53,7 +53,8 @@ def sample(
         solver: a method with its hyper-parameters.
         n_samples: how many samples.
         seed: any integer >= 0.
-        batch_size: samples that run side by side; all when None. Less memory when smaller.
+        batch_size: samples that run side by side; all when None. Less memory when smaller. A
+            solver of particles, such as `Population`, has all those of a sample side by side.
         progress: show noise level, data misfit and remaining time: a bar on a terminal and in
             notebooks, elsewhere a line on stderr after the first level (of 5 s at least) and then
             every minute.
@@ -86,7 +87,7 @@ def sample(
     with bar, torch.no_grad():
         for first in chunks:
             plain, noise = _batch(problem, seed, range(first, min(first + size, total)), n_samples)
-            track = store.track(first, len(noise.samples), levels)
+            track = store.track(first, len(noise.samples), solver)
             spent = dict(meter.counts)
             metered = plain.metered(meter, autocast).prepare(solver)
             if track is None:
@@ -151,6 +152,7 @@ def _result(
             "solver": repr(solver),
             "seed": seed,
             "batch_size": size,
+            **({} if solver.caution is None else {"caution": solver.caution}),
             **_circumstances(problem),
             **problem.facts,
         },
@@ -188,7 +190,10 @@ def _check(problem: InverseProblem, solver: Solver) -> None:
             f"sample: expected a solver such as LMAPS(levels=50), got "
             f"{f'the class {name}: write {name}()' if isinstance(solver, type) else name}."
         )
-    words = {"covariance": "equipped with its prior's covariance"}
+    words = {
+        "covariance": "equipped with its prior's covariance",
+        "noise": "of stated noise (its misfit defines noise_floor)",
+    }
     lacking = [words.get(name, name) for name in sorted(solver.requires - problem.provides)]
     if lacking:
         raise ValueError(
@@ -205,7 +210,7 @@ def _check_sizes(**sizes: int | None) -> None:
 
 
 def _check_finite(state: State, misfit: Tensor, solver: Solver, level: int) -> None:
-    finite = torch.isfinite(state.x).flatten(1).all(1) & torch.isfinite(misfit)
+    finite = torch.isfinite(state.x).reshape(len(misfit), -1).all(1) & torch.isfinite(misfit)
     finite &= torch.isfinite(state.estimate).flatten(1).all(1)
     if not bool(finite.all()):
         raise NonFiniteError(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 import xarray as xr
@@ -20,7 +20,7 @@ from lmaps_science.noise import SampleNoise, Schedule
 from lmaps_science.operators import LinearOperator, Operator, SVDOperator
 from lmaps_science.priors.base import Denoiser
 
-__all__ = ["InverseProblem", "Solver", "State", "stack", "start"]
+__all__ = ["InverseProblem", "ScoredSolver", "Solver", "State", "stack", "start"]
 
 ProblemType = TypeVar("ProblemType", bound="InverseProblem")
 
@@ -93,12 +93,16 @@ class InverseProblem(Movable):
         linear = self.misfit.operator.linear
         if isinstance(self.misfit, GaussianMisfit):
             has.add("gaussian")
+        if self.misfit.perturbable:
+            has.add("perturbable")
         if linear is not None:
             has.add("linear")
         if isinstance(linear, SVDOperator):
             has.add("svd")
         if self.prior.covariance is not None:
             has.add("covariance")
+        if type(self.misfit).noise_floor is not Misfit.noise_floor:
+            has.add("noise")
         return frozenset(has)
 
     def gaussian(self) -> GaussianMisfit:
@@ -153,6 +157,17 @@ class InverseProblem(Movable):
             return self
         index = torch.as_tensor(rows, device=self.misfit.like.device)
         return self._changed(misfit=self.misfit.select(index))
+
+    def of_particles(self: ProblemType, each: int) -> ProblemType:
+        """The problem of `each` particles for every image, those of an image one after the other.
+
+        A call of the denoiser or the operator counts `each` times: that is its cost for a sample.
+        """
+        if each == 1:
+            return self
+        changed = self.select([row for row in range(self.observations) for _ in range(each)])
+        meter, autocast = self.prior._meter, self.prior._autocast
+        return changed if meter is None else changed.metered(meter.times(each), autocast)
 
     def prepare(self: ProblemType, solver: Solver) -> ProblemType:
         """The problem with what `solver` wants to know of it beforehand."""
@@ -237,7 +252,8 @@ class State(Movable):
     """Where a batch stands: the noisy images, the current estimates, and what else a solver keeps.
 
     Attributes:
-        x: (B, C, H, W) at the noise level that comes next.
+        x: (B, C, H, W) at the noise level that comes next; (B P, C, H, W) for a solver of P
+            particles a sample, those of a sample one after the other.
         estimate: (B, C, H, W), the reconstruction so far, in model space.
         extra: further tensors of a solver; they are saved in checkpoints.
     """
@@ -254,14 +270,24 @@ class Solver(ABC):
     problem it says so in `requires`, and what is the same at every level it makes in `prepare`.
     `init` and `step` are pure: all randomness comes from `noise`, with the level as part of the
     key. A subclass with a `__post_init__` of its own calls this one's, which checks the schedule.
+
+    What `lmaps tune` may vary stands beside the options, as `search: ClassVar[Space]`, see
+    `lmaps_science.search`.
+
+    Attributes:
+        caution: what the spread of its samples must not be taken for; it goes with every result,
+            among its notes and to its figures.
     """
+
+    caution: ClassVar[str | None] = None
 
     @property
     def requires(self) -> frozenset[str]:
         """What the problem must provide.
 
-        Of `differentiable`, `gaussian`, `linear`, `svd`, `covariance` (the prior's) and
-        what operators add by their `provides`, such as `multi-frequency`.
+        Of `differentiable`, `gaussian`, `perturbable` (its data, by noise as they have it),
+        `linear`, `svd`, `covariance` (the prior's), `noise` (the misfit says what noise leaves of
+        it) and what operators add by their `provides`, such as `multi-frequency`.
         """
         return frozenset({"differentiable"})
 
@@ -278,6 +304,20 @@ class Solver(ABC):
         """The noise levels, T + 1, the last 0."""
         return self.schedule.sigmas
 
+    @property
+    def network_calls(self) -> int | None:
+        """Denoiser calls of a sample, a vector-Jacobian product counted as two more.
+
+        None: they grow by as many with each level, and a comparison at equal cost counts those of
+        the first two. Where a level's calls depend on its place, a subclass says how many there
+        are.
+        """
+        return None
+
+    def width(self, i: int) -> int:
+        """How many images a sample has before level i: 1, or the number of its particles."""
+        return 1
+
     def prepare(self, problem: InverseProblem) -> Any:
         """What is the same at every level; `init` and `step` find it in `problem.prepared`."""
         return None
@@ -289,6 +329,24 @@ class Solver(ABC):
     @abstractmethod
     def step(self, i: int, state: State, problem: InverseProblem, noise: SampleNoise) -> State:
         """The state after level i, at noise level i + 1."""
+
+
+class ScoredSolver(Solver):
+    """A method that solves a local problem at each level, and can tell how well that went."""
+
+    @abstractmethod
+    def scored_step(
+        self, i: int, state: State, problem: InverseProblem, noise: SampleNoise
+    ) -> tuple[State, Callable[[], Tensor]]:
+        """The state after level i, and what gives the local objective (B,) of its estimates.
+
+        The objective ranks images of one sample at one level: up to a factor that they share,
+        -log of the local posterior. It may cost a call of the operator, so it is made on demand.
+        """
+
+    def step(self, i: int, state: State, problem: InverseProblem, noise: SampleNoise) -> State:
+        """The state after level i, at noise level i + 1."""
+        return self.scored_step(i, state, problem, noise)[0]
 
 
 def start(problem: InverseProblem, noise: SampleNoise, sigma: float | Tensor) -> State:

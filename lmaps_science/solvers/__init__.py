@@ -2,10 +2,12 @@
 
 from lmaps_science.solvers.annealed_langevin import AnnealedLangevin
 from lmaps_science.solvers.daps import DAPS
+from lmaps_science.solvers.dcdp import DCDP
 from lmaps_science.solvers.ddnm import DDNM
 from lmaps_science.solvers.ddrm import DDRM
 from lmaps_science.solvers.diffpir import DiffPIR
 from lmaps_science.solvers.dmap import DMAP
+from lmaps_science.solvers.dmplug import DMPlug
 from lmaps_science.solvers.dps import DPS
 from lmaps_science.solvers.dsg import DSG
 from lmaps_science.solvers.exact_svd import ExactSVD
@@ -14,14 +16,19 @@ from lmaps_science.solvers.frequency_hopping import FrequencyHopping
 from lmaps_science.solvers.lgd import LGD
 from lmaps_science.solvers.lmaps import LMAPS
 from lmaps_science.solvers.local_posterior import Langevin, Metropolis, PerturbAndMAP
+from lmaps_science.solvers.map_ga import MAPGA
 from lmaps_science.solvers.pigdm import PiGDM
 from lmaps_science.solvers.pnp_dm import PnPDM
+from lmaps_science.solvers.population import Population
 from lmaps_science.solvers.red_diff import REDDiff
+from lmaps_science.solvers.resample import ReSample
 from lmaps_science.solvers.score_mri import ScoreMRI
+from lmaps_science.solvers.sitcom import SITCOM
 from lmaps_science.solvers.vml_map import VMLMAP
 
 __all__ = [
     "DAPS",
+    "DCDP",
     "DDNM",
     "DDRM",
     "DMAP",
@@ -29,8 +36,11 @@ __all__ = [
     "DSG",
     "LGD",
     "LMAPS",
+    "MAPGA",
+    "SITCOM",
     "VMLMAP",
     "AnnealedLangevin",
+    "DMPlug",
     "DiffPIR",
     "ExactSVD",
     "FreeDoM",
@@ -40,6 +50,8 @@ __all__ = [
     "PerturbAndMAP",
     "PiGDM",
     "PnPDM",
+    "Population",
     "REDDiff",
+    "ReSample",
     "ScoreMRI",
 ]

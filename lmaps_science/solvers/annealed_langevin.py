@@ -7,12 +7,14 @@ in noise-level notation: the prior's score is `(D(x, sigma) - x) / sigma^2`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
 from lmaps_science.arrays import per_sample
 from lmaps_science.noise import VE, SampleNoise
 from lmaps_science.sampling import InverseProblem, Solver, State
+from lmaps_science.search import Range, Space
 
 __all__ = ["AnnealedLangevin"]
 
@@ -43,6 +45,11 @@ class AnnealedLangevin(Solver):
     sigma_max: float = 100.0
     sigma_min: float = 0.01
     requires = frozenset({"gaussian", "linear"})
+    search: ClassVar[Space] = {
+        "rate": Range(0.02, 0.9, log=True),
+        "sigma_max": Range(5.0, 100.0, log=True),
+        "sigma_min": Range(0.003, 0.1, log=True),
+    }
 
     def __post_init__(self) -> None:
         if not (self.steps >= 1 and 0 < self.rate < 1):

@@ -7,12 +7,12 @@ Annealing", algorithm 1; equations cited line by line.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import pairwise
-
-from torch import Tensor
+from typing import ClassVar
 
 from lmaps_science.noise import EDM, SampleNoise
 from lmaps_science.sampling import InverseProblem, Solver, State
+from lmaps_science.search import Range, Space
+from lmaps_science.solvers.guidance import flow, flow_grid
 from lmaps_science.solvers.local_posterior import LocalPosterior, LocalSampler, Metropolis
 
 __all__ = ["DAPS"]
@@ -43,6 +43,11 @@ class DAPS(Solver):
     temperature: float = 1.0
     sigma_max: float = 100.0
     sigma_min: float = 0.1
+    search: ClassVar[Space] = {
+        "radius": Range(0.1, 3.0, log=True),
+        "sigma_max": Range(3.0, 100.0, log=True),
+        "sigma_min": Range(0.01, 0.3, log=True),
+    }
 
     def __post_init__(self) -> None:
         if not (self.ode_steps >= 1 and self.radius > 0 and self.temperature > 0):
@@ -62,16 +67,9 @@ class DAPS(Solver):
 
     def step(self, i: int, state: State, problem: InverseProblem, noise: SampleNoise) -> State:
         sigma, after = float(self.sigmas[i]), float(self.sigmas[i + 1])
-        x0 = self._ode(state.x, sigma, problem)  # line 4
+        x0 = flow(problem.prior, state.x, flow_grid(sigma, self.ode_steps))  # line 4, eq. 3
         target = LocalPosterior(x0, problem.misfit, self.radius * sigma, self.temperature)  # eq. 5
         z = self.local(  # lines 5-8
             target, i / self.levels, lambda like, draw: noise.normal(like, 2, i, draw)
         )
         return State(x=z + after * noise.normal(z, 1, i), estimate=z)  # line 9
-
-    def _ode(self, x: Tensor, sigma: float, problem: InverseProblem) -> Tensor:
-        """dx/dsigma = (x - D(x, sigma)) / sigma from sigma to 0 by Euler's method (eq. 3)."""
-        grid = EDM(self.ode_steps, sigma, min(0.01, 0.1 * sigma)).sigmas.tolist()
-        for now, then in pairwise(grid):
-            x = x + (then - now) * (x - problem.prior(x, now)) / now
-        return x

@@ -7,9 +7,11 @@ section 3.3 (eq. 17 and 18) and its appendix on general noise; in noise-level no
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from lmaps_science.noise import VP, SampleNoise
 from lmaps_science.sampling import InverseProblem, Solver, State
+from lmaps_science.search import Space
 from lmaps_science.solvers.spectral import Spectrum, spectrum
 
 __all__ = ["DDNM"]
@@ -35,6 +37,7 @@ class DDNM(Solver):
     levels: int = 100
     time_min: float = 1e-3
     requires = frozenset({"gaussian", "svd"})
+    search: ClassVar[Space] = {}
 
     @property
     def schedule(self) -> VP:

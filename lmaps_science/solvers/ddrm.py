@@ -7,11 +7,13 @@ noise-level notation; equations cited line by line.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
 from lmaps_science.noise import VP, SampleNoise
 from lmaps_science.sampling import InverseProblem, Solver, State
+from lmaps_science.search import Range, Space
 from lmaps_science.solvers.spectral import Spectrum, spectrum
 
 __all__ = ["DDRM"]
@@ -38,6 +40,7 @@ class DDRM(Solver):
     eta_data: float = 1.0
     time_min: float = 1e-3
     requires = frozenset({"gaussian", "svd"})
+    search: ClassVar[Space] = {"eta": Range(0.0, 1.0), "eta_data": Range(0.0, 1.0)}
 
     def __post_init__(self) -> None:
         if not (0 <= self.eta <= 1 and 0 <= self.eta_data <= 1):

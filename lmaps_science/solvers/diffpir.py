@@ -6,10 +6,12 @@ Source: Zhu et al. 2023, algorithm 1; equations cited line by line, in noise-lev
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from lmaps_science.local_map import LBFGS, LocalProblem, LocalSolver
 from lmaps_science.noise import VP, SampleNoise
 from lmaps_science.sampling import InverseProblem, Solver, State
+from lmaps_science.search import Range, Space
 
 __all__ = ["DiffPIR"]
 
@@ -38,6 +40,10 @@ class DiffPIR(Solver):
     zeta: float = 0.3
     local: LocalSolver = field(default_factory=LBFGS)
     time_min: float = 1e-3
+    search: ClassVar[Space] = {
+        "regularisation": Range(0.1, 100.0, log=True),
+        "zeta": Range(0.0, 1.0),
+    }
 
     def __post_init__(self) -> None:
         if not (self.regularisation > 0 and 0 <= self.zeta <= 1):

@@ -7,9 +7,11 @@ to Maximizing a Posterior", algorithm 2; equations cited line by line, in noise-
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from lmaps_science.noise import SampleNoise
 from lmaps_science.sampling import InverseProblem, State
+from lmaps_science.search import Range, Space
 from lmaps_science.solvers.dps import DPS
 from lmaps_science.solvers.guidance import ancestral, guide, on_sphere
 
@@ -44,6 +46,7 @@ class DMAP(DPS):
     levels: int = 500
     zeta: float = 0.5
     steps: int = 2
+    search: ClassVar[Space] = {"zeta": Range(0.02, 2.0, log=True)}
 
     def __post_init__(self) -> None:
         if self.steps < 1:

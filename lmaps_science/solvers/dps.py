@@ -8,12 +8,14 @@ paper's gradient by `x_t` is ours by `x`, divided by `alpha_t`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
 from lmaps_science.arrays import per_sample
 from lmaps_science.noise import VP, SampleNoise
 from lmaps_science.sampling import InverseProblem, Solver, State
+from lmaps_science.search import Range, Space
 from lmaps_science.solvers.guidance import Guidance, ancestral, guide, paper_length, polyak_length
 
 __all__ = ["DPS"]
@@ -49,6 +51,7 @@ class DPS(Solver):
     zeta: float = 0.25
     scale_free: bool = True
     time_min: float = 1e-3
+    search: ClassVar[Space] = {"zeta": Range(0.02, 2.0, log=True)}
 
     def __post_init__(self) -> None:
         if not self.zeta > 0:

@@ -7,10 +7,12 @@ algorithm 1; equations cited line by line, in noise-level notation.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from lmaps_science.arrays import norm, per_sample
 from lmaps_science.noise import VP, SampleNoise
 from lmaps_science.sampling import InverseProblem, Solver, State
+from lmaps_science.search import Range, Space
 from lmaps_science.solvers.guidance import ancestral, guide, on_sphere
 
 __all__ = ["DSG"]
@@ -41,6 +43,7 @@ class DSG(Solver):
     levels: int = 1000
     zeta: float = 0.1
     time_min: float = 1e-3
+    search: ClassVar[Space] = {"zeta": Range(0.01, 1.0, log=True)}
 
     def __post_init__(self) -> None:
         if not 0 < self.zeta <= 1:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
 from lmaps_science.arrays import scaled
 from lmaps_science.local_map import LocalProblem, LocalSolver
+from lmaps_science.search import Space
 
 __all__ = ["ExactSVD"]
 
@@ -24,6 +26,7 @@ class ExactSVD(LocalSolver):
     """
 
     requires = frozenset({"svd", "gaussian"})
+    search: ClassVar[Space] = {}
 
     def __call__(self, problem: LocalProblem) -> Tensor:
         operator, common = problem.misfit.svd(), problem.misfit.gaussian().common_variance

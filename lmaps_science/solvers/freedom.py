@@ -7,9 +7,11 @@ algorithm 2; equations cited line by line, in noise-level notation.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from lmaps_science.noise import SampleNoise
 from lmaps_science.sampling import InverseProblem, State
+from lmaps_science.search import Range, Space
 from lmaps_science.solvers.dps import DPS
 from lmaps_science.solvers.guidance import ancestral, guide
 
@@ -43,6 +45,7 @@ class FreeDoM(DPS):
     levels: int = 500
     repeats: int = 3
     window: tuple[float, float] = (0.5, 5.0)
+    search: ClassVar[Space] = {"zeta": Range(0.02, 2.0, log=True)}
 
     def __post_init__(self) -> None:
         if not (self.repeats >= 1 and 0 <= self.window[0] < self.window[1]):
@@ -51,6 +54,12 @@ class FreeDoM(DPS):
                 f"{self.repeats}, window={self.window}. Example: FreeDoM(window=(0.5, 5.0))."
             )
         super().__post_init__()
+
+    @property
+    def network_calls(self) -> int:
+        """Three for each gradient, of which there are more inside the window."""
+        inside = (self.window[0] <= self.sigmas[:-1]) & (self.sigmas[:-1] <= self.window[1])
+        return 3 * (self.levels + (self.repeats - 1) * int(inside.sum()))
 
     def step(self, i: int, state: State, problem: InverseProblem, noise: SampleNoise) -> State:
         sigma, after = self.sigmas[i], self.sigmas[i + 1]

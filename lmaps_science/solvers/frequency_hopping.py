@@ -15,17 +15,22 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from lmaps_science.arrays import per_sample
+from lmaps_science.local_map import LocalProblem, LocalSolver
 from lmaps_science.misfit import GaussianMisfit
 from lmaps_science.noise import SampleNoise
 from lmaps_science.physics.lippmann_schwinger import NotConverged
 from lmaps_science.physics.multi_frequency import MultiFrequency
 from lmaps_science.sampling import InverseProblem, State
+from lmaps_science.search import Range, Space
 from lmaps_science.solvers.lmaps import LMAPS
 
 __all__ = ["FrequencyHopping"]
@@ -47,6 +52,7 @@ class FrequencyHopping(LMAPS):
     """
 
     hop_until: float = 0.8
+    search: ClassVar[Space] = {**LMAPS.search, "hop_until": Range(0.0, 1.0)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -54,6 +60,12 @@ class FrequencyHopping(LMAPS):
             raise ValueError(
                 f"FrequencyHopping needs hop_until in [0, 1], got {self.hop_until}: the share of "
                 "the levels after which all frequencies are in use, e.g. 0.8."
+            )
+        if self._draws:
+            raise ValueError(
+                f"FrequencyHopping needs a local solver, e.g. LBFGS(), got {self.local!r}: it goes "
+                "back where a maximum explains the data worse than no object, which of draws some "
+                "do by chance."
             )
         if self.covariance == "jacobian":  # its local problems do not start where J belongs
             raise ValueError(
@@ -65,8 +77,10 @@ class FrequencyHopping(LMAPS):
         """What `LMAPS` needs, and several frequencies."""
         return super().requires | {"multi-frequency"}
 
-    def step(self, i: int, state: State, problem: InverseProblem, noise: SampleNoise) -> State:
-        """One noise level, with the frequencies that belong to it."""
+    def scored_step(
+        self, i: int, state: State, problem: InverseProblem, noise: SampleNoise
+    ) -> tuple[State, Callable[[], Tensor]]:
+        """One noise level, with the frequencies that belong to it, and J of where it led."""
         sigma, after = float(self.sigmas[i]), float(self.sigmas[i + 1])
         misfit = self._in_use(i, problem.gaussian())
         start = problem.prior(state.x, sigma)
@@ -74,13 +88,15 @@ class FrequencyHopping(LMAPS):
         empty = torch.full_like(start, lowest if math.isfinite(lowest) else -1.0)
         if i > 0:
             start = _choose(_explains(misfit, start, empty), start, empty)
-        z = self._solved(problem.with_misfit(misfit), start, empty, sigma)
+        local, w = self._solved(problem.with_misfit(misfit), start, empty, sigma)
+        z = local.image(w)
         better = _explains(misfit, z, empty)
         if i > 0:
-            z = _choose(better, z, start)
+            w, z = _choose(better, w, start), _choose(better, z, start)
         kept = (1 - self.rho**2) ** 0.5 * (state.x - z) / sigma  # eq. 8b
         fresh = self.rho * noise.normal(z, 1, i)
-        return State(x=z + after * (kept + fresh), estimate=_choose(better, z, empty))
+        reached = State(x=z + after * (kept + fresh), estimate=_choose(better, z, empty))
+        return reached, partial(local, w)
 
     def _in_use(self, i: int, misfit: GaussianMisfit) -> GaussianMisfit:
         """The misfit of the frequencies of level i."""
@@ -96,13 +112,17 @@ class FrequencyHopping(LMAPS):
 
     def _solved(
         self, problem: InverseProblem, start: Tensor, empty: Tensor, sigma: float
-    ) -> Tensor:
-        """The local solution (eq. 8a); from the empty image where fields fail to converge."""
+    ) -> tuple[LocalProblem, Tensor]:
+        """The local problem and the coordinates of its solution (eq. 8a).
+
+        From the empty image where fields fail to converge.
+        """
         failed = torch.zeros(len(start), dtype=torch.bool, device=start.device)
+        solver: LocalSolver = self.local  # type: ignore[assignment]  # draws are refused above
         while True:
             local = self._local_problem(problem, _choose(~failed, start, empty), sigma)
             try:
-                return local.image(self.local(local))
+                return local, solver(local)
             except NotConverged as error:
                 if not bool((error.images & ~failed).any()):
                     raise

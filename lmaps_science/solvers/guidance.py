@@ -10,16 +10,30 @@ ancestral step of the prior,
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from lmaps_science.arrays import norm, per_sample
-from lmaps_science.noise import vp_alpha
+from lmaps_science.misfit import Misfit
+from lmaps_science.noise import EDM, vp_alpha
+from lmaps_science.priors import Denoiser
 from lmaps_science.sampling import InverseProblem
 
-__all__ = ["Guidance", "ancestral", "guide", "on_sphere", "paper_length", "polyak_length"]
+__all__ = [
+    "Guidance",
+    "ancestral",
+    "flow",
+    "flow_grid",
+    "guide",
+    "on_sphere",
+    "paper_length",
+    "polyak_length",
+    "through",
+]
 
 
 @dataclass(frozen=True)
@@ -40,14 +54,36 @@ class Guidance:
 
 def guide(problem: InverseProblem, x: Tensor, sigma: float) -> Guidance:
     """One call of the denoiser and one of its vector-Jacobian products."""
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        denoised = problem.prior(x, sigma)
-    slope, misfit = problem.misfit.gradient(denoised.detach())
-    slope = torch.autograd.grad(denoised, x, slope.to(denoised.dtype))[0].to(slope.dtype)
+    denoised, slope, misfit = through(problem.misfit, lambda x: problem.prior(x, sigma), x)
     scale = problem.misfit.objective_scale
     residual = (2 * scale * misfit).clamp_min(torch.finfo(slope.dtype).tiny).sqrt()
-    return Guidance(denoised.detach(), residual, per_sample(scale / residual, slope) * slope)
+    return Guidance(denoised, residual, per_sample(scale / residual, slope) * slope)
+
+
+def through(
+    misfit: Misfit, image: Callable[[Tensor], Tensor], x: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The images that `image` makes of `x`, the gradient of their misfit by `x`, and L (B,)."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        z = image(x)
+    slope, loss = misfit.gradient(z.detach())
+    return z.detach(), torch.autograd.grad(z, x, slope.to(z.dtype))[0].to(slope.dtype), loss
+
+
+def flow(prior: Denoiser, x: Tensor, sigmas: Sequence[float]) -> Tensor:
+    """dx/dsigma = (x - D(x, sigma)) / sigma, Euler's steps along `sigmas`, which end at 0.
+
+    A deterministic DDIM chain: one call of the denoiser for each but the last.
+    """
+    for now, then in pairwise(sigmas):
+        x = x + (then - now) * (x - prior(x, now)) / now
+    return x
+
+
+def flow_grid(sigma: float, steps: int) -> list[float]:
+    """Noise levels from `sigma` to 0 in that many steps; one step denoises."""
+    return EDM(steps, sigma, min(0.01, 0.1 * sigma)).sigmas.tolist()
 
 
 def ancestral(x: Tensor, denoised: Tensor, sigma: Tensor, after: Tensor) -> tuple[Tensor, float]:

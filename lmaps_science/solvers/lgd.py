@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch import Tensor
 from lmaps_science.arrays import per_sample
 from lmaps_science.noise import VP, SampleNoise
 from lmaps_science.sampling import InverseProblem, Solver, State
+from lmaps_science.search import Range, Space
 from lmaps_science.solvers.guidance import Guidance, ancestral, polyak_length
 
 __all__ = ["LGD"]
@@ -55,6 +57,11 @@ class LGD(Solver):
     longest: float = 0.5
     prior_std: float = 1.0
     time_min: float = 1e-3
+    search: ClassVar[Space] = {
+        "weight": Range(0.1, 10.0, log=True),
+        "longest": Range(0.05, 2.0, log=True),
+        "prior_std": Range(0.05, 2.0, log=True),
+    }
 
     def __post_init__(self) -> None:
         if not (self.draws >= 1 and min(self.weight, self.longest) > 0 and self.prior_std >= 0):

@@ -7,20 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from functools import partial
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
 from lmaps_science.local_map import LBFGS, LocalProblem, LocalSolver
 from lmaps_science.noise import EDM, SampleNoise
-from lmaps_science.sampling import InverseProblem, Solver, State
+from lmaps_science.sampling import InverseProblem, ScoredSolver, State
+from lmaps_science.search import Range, Space
 from lmaps_science.solvers.local_jacobian import JacobianProblem, KrylovProblem
+from lmaps_science.solvers.local_posterior import LocalPosterior, LocalSampler
 
 __all__ = ["LMAPS"]
 
 
 @dataclass(frozen=True)
-class LMAPS(Solver):
+class LMAPS(ScoredSolver):
     r"""Local MAP sampling: denoise, solve a local MAP problem, go down one noise level.
 
     Args:
@@ -30,7 +33,11 @@ class LMAPS(Solver):
         kappa2: weight of the data misfit, in the misfit's published unit. None gives it the one
             that makes the local covariance `kappa sigma^2`.
         rho: share of fresh noise in a transition: 0 is deterministic (DDIM), 1 renoises fully.
-        local: the solver of the local problem; `GradientSteps(K, lr)` is the paper's.
+        local: the solver of the local problem; `GradientSteps(K, lr)` is the paper's. Or a sampler,
+            `PerturbAndMAP()` (any other of `lmaps_science.solvers.local_posterior`): `z` is drawn
+            from the local posterior instead of its maximum, so that samples spread as far as the
+            data leave open; at `temperature` 1, and with the covariance that the denoised image
+            has in truth (`"prior"`, of a Gaussian prior), they are those of the posterior.
         sigma_max, sigma_min: ends of the noise schedule (EDM, power 7).
         covariance: `"isotropic"`, the paper's `kappa sigma^2 I`; `"prior"`, which uses the
             covariance that comes with the prior, see `LocalProblem`; or `"jacobian"`, the
@@ -38,18 +45,27 @@ class LMAPS(Solver):
             subspace with the other local solvers, see `lmaps_science.solvers.local_jacobian`.
         kappa: factor on the local covariance, where kappa2 is None: above 1 the data count more.
         products: vector-Jacobian products of the denoiser that span the subspace.
+        temperature: of draws: the variance in units of the local posterior's, 1 being a true draw.
+            Below 1 a draw lies nearer to the maximum.
     """
 
     levels: int = 50
     kappa1: float = 1.0
     kappa2: float | None = None
     rho: float = 1.0
-    local: LocalSolver = field(default_factory=LBFGS)
+    local: LocalSolver | LocalSampler = field(default_factory=LBFGS)
     sigma_max: float = 100.0
     sigma_min: float = 0.1
     covariance: Literal["isotropic", "prior", "jacobian"] = "isotropic"
     kappa: float = 1.0
     products: int = 3
+    temperature: float = 1.0
+    search: ClassVar[Space] = {
+        "kappa": Range(0.1, 30.0, log=True),
+        "rho": Range(0.0, 1.0),
+        "sigma_max": Range(2.0, 100.0, log=True),
+        "sigma_min": Range(0.003, 0.3, log=True),
+    }
 
     def __post_init__(self) -> None:
         weighted = self.kappa1 > 0 if self.kappa2 is None else self.kappa2 > 0
@@ -75,7 +91,26 @@ class LMAPS(Solver):
                 f"without singular vectors, e.g. ConjugateGradient(), got kappa1={self.kappa1}, "
                 f"products={self.products}, local={self.local!r}."
             )
+        self._check_draws()
         super().__post_init__()
+
+    def _check_draws(self) -> None:
+        """Refuse a temperature without draws, and draws whose radius is not known."""
+        if not self._draws and self.temperature != 1:
+            raise ValueError(
+                f"LMAPS: temperature={self.temperature} is that of draws, and {self.local!r} finds "
+                "the maximum: take a sampler, e.g. local=PerturbAndMAP(), or leave it at 1."
+            )
+        if self._draws and not (self.temperature > 0 and self.kappa2 is None):
+            raise ValueError(
+                f"LMAPS with draws needs temperature > 0, and kappa instead of kappa2: the local "
+                f"covariance is kappa sigma^2; got temperature={self.temperature}, "
+                f"kappa2={self.kappa2}."
+            )
+
+    @property
+    def _draws(self) -> bool:
+        return isinstance(self.local, LocalSampler)
 
     @property
     def requires(self) -> frozenset[str]:
@@ -87,18 +122,31 @@ class LMAPS(Solver):
         """The noise levels, and 0."""
         return EDM(self.levels, self.sigma_max, self.sigma_min)
 
-    def step(self, i: int, state: State, problem: InverseProblem, noise: SampleNoise) -> State:
-        """One noise level."""
+    def scored_step(
+        self, i: int, state: State, problem: InverseProblem, noise: SampleNoise
+    ) -> tuple[State, Callable[[], Tensor]]:
+        """One noise level, and J of where it led."""
         sigma, after = float(self.sigmas[i]), float(self.sigmas[i + 1])
         if self.covariance == "jacobian":
             denoised, pull = problem.prior.pullback(state.x, sigma)
             local = self._local_problem(problem, denoised, sigma, pull)
         else:
             local = self._local_problem(problem, problem.prior(state.x, sigma), sigma)
-        z = local.image(self.local(local))  # eq. 8a
+        w = self._local(local, i, noise)
+        z = local.image(w)  # eq. 8a
         kept = (1 - self.rho**2) ** 0.5 * (state.x - z) / sigma  # eq. 8b
         fresh = self.rho * noise.normal(z, 1, i)
-        return State(x=z + after * (kept + fresh), estimate=z)
+        return State(x=z + after * (kept + fresh), estimate=z), partial(local, w)
+
+    def _local(self, problem: LocalProblem, i: int, noise: SampleNoise) -> Tensor:
+        """The coordinates of the maximum, or of a draw."""
+        if not isinstance(self.local, LocalSampler):
+            return self.local(problem)
+        radius = (self.temperature * self.kappa) ** 0.5 * float(self.sigmas[i])
+        target = LocalPosterior.of(problem, radius, self.temperature)
+        return self.local(
+            target, i / self.levels, lambda like, draw: noise.normal(like, 2, i, draw)
+        )
 
     def _local_problem(
         self,
@@ -113,7 +161,7 @@ class LMAPS(Solver):
         else:
             kappa2 = self.kappa * self.kappa1**2 / problem.misfit.objective_scale
         weighted = (denoised, problem.misfit, sigma, self.kappa1, kappa2)
-        if pull is not None and "linear" in self.local.requires:
+        if pull is not None and "linear" in self.local.requires and not self._draws:
             return JacobianProblem(*weighted, pull=pull)
         if pull is not None:
             return KrylovProblem(*weighted, pull=pull, products=self.products)

@@ -76,6 +76,7 @@ class KrylovProblem(LocalProblem):
 
     pull: Callable[[Tensor], Tensor] = field(kw_only=True)
     products: int = field(kw_only=True)
+    isotropic = False
 
     def image(self, w: Tensor) -> Tensor:
         return self.denoised + self.root(w - self.denoised)

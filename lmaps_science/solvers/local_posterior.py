@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,6 +20,8 @@ from torch import Tensor
 from lmaps_science.arrays import inner, norm, per_sample
 from lmaps_science.local_map import ConjugateGradient, LocalProblem, LocalSolver
 from lmaps_science.misfit import Misfit
+from lmaps_science.operators import LinearOperator, Operator
+from lmaps_science.search import Range, Space
 
 __all__ = ["Langevin", "LocalPosterior", "LocalSampler", "Metropolis", "PerturbAndMAP"]
 
@@ -33,6 +36,15 @@ class LocalPosterior:
     misfit: Misfit
     radius: float
     temperature: float
+
+    @classmethod
+    def of(cls, problem: LocalProblem, radius: float, temperature: float) -> LocalPosterior:
+        """That of which `problem` finds the maximum, in its coordinates, where the prior is round.
+
+        `problem.image` takes a draw to the image.
+        """
+        misfit = problem.misfit if problem.isotropic else problem.misfit @ _Coordinates(problem)
+        return cls(problem.denoised, misfit, radius, temperature)
 
     def gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The gradient, like `z`, and the values (B,)."""
@@ -69,6 +81,10 @@ class Langevin(LocalSampler):
     steps: int = 100
     learning_rate: float = 1e-4
     last: float = 0.01
+    search: ClassVar[Space] = {
+        "learning_rate": Range(1e-7, 0.1, log=True),
+        "last": Range(0.001, 1.0, log=True),
+    }
 
     def __post_init__(self) -> None:
         if not (self.steps >= 1 and self.learning_rate > 0 and self.last > 0):
@@ -96,6 +112,7 @@ class Metropolis(LocalSampler):
 
     steps: int = 100
     leaps: int = 10
+    search: ClassVar[Space] = {}
 
     def __post_init__(self) -> None:
         if not 1 <= self.leaps <= self.steps:
@@ -142,21 +159,59 @@ class PerturbAndMAP(LocalSampler):
 
     is N(mean, covariance) of the local posterior when the noise is Gaussian and H linear or affine,
     to the precision of the `local` solver: a forward and an adjoint for each of its iterations.
-    What the data do not see is drawn exactly. With a nonlinear H (and `local=LBFGS()`) the draw
-    is approximate. Source: Papandreou and Yuille 2010, "Gaussian sampling by local perturbations".
+    What the data do not see is drawn exactly. With a nonlinear H, or closure quantities, whose
+    noise is perturbed as `Misfit.perturbed` says, the draw is approximate (and `local=LBFGS()`): of
+    a posterior that is curved, or has several maxima, `Metropolis` draws truly, at more cost. It
+    refuses a misfit that has no noise to add. Sources: Papandreou and Yuille 2010, "Gaussian
+    sampling by local perturbations"; Bardsley et al. 2014, "Randomize-then-optimize", for
+    nonlinear H.
     """
 
     local: LocalSolver = field(default_factory=ConjugateGradient)
+    search: ClassVar[Space] = {}
 
     @property
     def requires(self) -> frozenset[str]:
-        return self.local.requires | {"gaussian"}
+        return self.local.requires | {"perturbable"}
 
     def __call__(self, target: LocalPosterior, progress: float, normal: Normal) -> Tensor:
-        misfit, temperature = target.misfit.gaussian(), target.temperature
+        misfit, temperature = target.misfit, target.temperature
         mean = target.mean + target.radius * normal(target.mean, 0)
-        data = misfit.y.expand(len(mean), *misfit.y.shape[1:])
-        perturbed = misfit.with_data(data + temperature**0.5 * misfit.sigma * normal(data, 1))
+        perturbed = misfit.perturbed(len(mean), lambda like: normal(like, 1), temperature**0.5)
         # With kappa1 = 1 the local problem is this one up to a factor.
         kappa2 = 1 / (temperature * misfit.objective_scale)
         return self.local(LocalProblem(mean, perturbed, target.radius, 1.0, kappa2))
+
+
+# ---------------------------------------------------------------- coordinates
+
+
+class _Coordinates(Operator):
+    """The images of coordinates in which a local prior is round."""
+
+    def __init__(self, problem: LocalProblem):
+        self.problem = problem
+        self.image_shape = self.data_shape = tuple(problem.denoised.shape[1:])
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return self.problem.image(x)
+
+    def _vjp(self, x: Tensor, v: Tensor) -> Tensor:
+        return self.problem.root(v)
+
+    def _linear(self) -> LinearOperator:
+        return _Root(self.problem)
+
+
+class _Root(LinearOperator):
+    """`G^(1/2)`, which is symmetric."""
+
+    def __init__(self, problem: LocalProblem):
+        self.problem = problem
+        self.image_shape = self.data_shape = tuple(problem.denoised.shape[1:])
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return self.problem.root(x)
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        return self.problem.root(y)

@@ -7,10 +7,12 @@ in noise-level notation.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from lmaps_science.local_map import ConjugateGradient, LocalProblem, LocalSolver
 from lmaps_science.noise import VP, SampleNoise
 from lmaps_science.sampling import InverseProblem, Solver, State
+from lmaps_science.search import Range, Space
 
 __all__ = ["PiGDM"]
 
@@ -40,6 +42,7 @@ class PiGDM(Solver):
     prior_std: float = 1.0
     local: LocalSolver = field(default_factory=ConjugateGradient)
     time_min: float = 1e-3
+    search: ClassVar[Space] = {"prior_std": Range(0.05, 2.0, log=True)}
 
     def __post_init__(self) -> None:
         if not self.prior_std > 0:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import ClassVar
 
 from torch import Tensor
 
 from lmaps_science.noise import EDM, VE, SampleNoise
 from lmaps_science.sampling import InverseProblem, Solver, State
+from lmaps_science.search import Range, Space
 from lmaps_science.solvers.local_posterior import LocalPosterior, LocalSampler, Metropolis
 
 __all__ = ["PnPDM"]
@@ -42,6 +44,10 @@ class PnPDM(Solver):
     local: LocalSampler = field(default_factory=Metropolis)
     rho_max: float = 10.0
     rho_min: float = 0.02
+    search: ClassVar[Space] = {
+        "rho_max": Range(0.5, 30.0, log=True),
+        "rho_min": Range(0.003, 0.3, log=True),
+    }
 
     def __post_init__(self) -> None:
         if self.prior_steps < 1:

@@ -7,12 +7,15 @@ Models", algorithm 1; equations cited line by line, in noise-level notation.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
 from lmaps_science.arrays import scaled
+from lmaps_science.linalg import adam
 from lmaps_science.noise import VP, SampleNoise
 from lmaps_science.sampling import InverseProblem, Solver, State
+from lmaps_science.search import Range, Space
 
 __all__ = ["REDDiff"]
 
@@ -42,6 +45,10 @@ class REDDiff(Solver):
     learning_rate: float = 0.1
     betas: tuple[float, float] = (0.9, 0.99)
     time_min: float = 1e-3
+    search: ClassVar[Space] = {
+        "regularisation": Range(0.01, 10.0, log=True),
+        "learning_rate": Range(0.003, 0.3, log=True),
+    }
 
     def __post_init__(self) -> None:
         positive = self.regularisation >= 0 and self.learning_rate > 0
@@ -70,10 +77,7 @@ class REDDiff(Solver):
         # lambda_t (eps_hat - eps), lambda_t = lambda sigma: eps_hat - eps = (mu - D) / sigma
         pull = self.regularisation * (mu - problem.prior(x, sigma))  # lines 5-6
         slope = scaled(problem.misfit.objective_scale, problem.misfit.gradient(mu)[0]) + pull
-        (b1, b2), t = self.betas, i + 1  # line 7: Adam (Kingma and Ba 2015, algorithm 1)
-        first = b1 * state.extra["first"] + (1 - b1) * slope
-        second = b2 * state.extra["second"] + (1 - b2) * slope**2
-        tiny = torch.finfo(slope.dtype).eps
-        direction = first / (1 - b1**t) / ((second / (1 - b2**t)).sqrt() + tiny)
+        moments = state.extra["first"], state.extra["second"]
+        direction, first, second = adam(slope, *moments, i + 1, self.betas)  # line 7
         mu = mu - self.learning_rate * direction
         return State(x=mu, estimate=mu, extra={"first": first, "second": second})

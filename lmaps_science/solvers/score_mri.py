@@ -8,6 +8,7 @@ predictor and corrector are those of Song et al. 2021. In noise-level notation: 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch import Tensor
 from lmaps_science.arrays import norm, per_sample, scaled
 from lmaps_science.noise import VE, SampleNoise
 from lmaps_science.sampling import InverseProblem, Solver, State
+from lmaps_science.search import Range, Space
 
 __all__ = ["ScoreMRI"]
 
@@ -40,6 +42,11 @@ class ScoreMRI(Solver):
     sigma_max: float = 100.0
     sigma_min: float = 0.01
     requires = frozenset({"gaussian", "linear"})
+    search: ClassVar[Space] = {
+        "consistency": Range(0.05, 1.95),
+        "snr": Range(0.02, 0.5, log=True),
+        "sigma_max": Range(3.0, 100.0, log=True),
+    }
 
     def __post_init__(self) -> None:
         if not (0 < self.consistency < 2 and self.snr > 0):

@@ -7,6 +7,7 @@ by line.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from lmaps_science.arrays import norm, per_sample
 from lmaps_science.misfit import Misfit
 from lmaps_science.noise import EDM, SampleNoise
 from lmaps_science.sampling import InverseProblem, Solver, State
+from lmaps_science.search import Range, Space
 from lmaps_science.solvers.spectral import Spectrum, spectrum
 from lmaps_science.solvers.vml_loss import bracket
 
@@ -64,6 +66,11 @@ class VMLMAP(Solver):
     preconditioned: bool = False
     sigma_max: float = 100.0
     sigma_min: float = 0.1
+    search: ClassVar[Space] = {
+        "rate": Range(0.2, 1.9),
+        "sigma_max": Range(3.0, 100.0, log=True),
+        "sigma_min": Range(0.01, 0.3, log=True),
+    }
 
     def __post_init__(self) -> None:
         if not (self.steps >= 1 and 0 < self.rate < 2):

@@ -113,7 +113,7 @@ def todo(arguments) -> Iterator[tuple[str, int, int, dict]]:
     """(case, receivers, image, overrides), robustness at 180 receivers alone."""
     for case in arguments.cases:
         for receivers in arguments.receivers if case == "standard" else [180]:
-            for k in range(arguments.images):
+            for k in range(arguments.first, arguments.images):
                 overrides = {
                     "observation.image": f"phantom:{k}",
                     "observation.phantom_seed": arguments.phantom_seed,
@@ -189,6 +189,7 @@ def main() -> None:
     parser.add_argument("--receivers", type=int, nargs="+", default=[360, 180, 60])
     parser.add_argument("--cases", nargs="+", default=["standard"], choices=CASES)
     parser.add_argument("--images", type=int, default=20)
+    parser.add_argument("--first", type=int, default=0, help="image, so that two can share them")
     parser.add_argument("--phantom-seed", type=int, default=2, help="3: to tune")
     parser.add_argument("--npix", type=int, default=128)
     parser.add_argument("--methods", nargs="+", help="only these (parts of names)")

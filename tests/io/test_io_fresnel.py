@@ -73,6 +73,29 @@ def test_the_header_s_polarization_is_kept(write, line, found):
     assert read_fresnel(write(header=f"{HEADER}{line}\n")).attrs["polarization"] == found
 
 
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        (
+            "# Polarization : TM (E //)\n# Polarization : TE (H //)\n",
+            r"TM in line \d+ and TE in line",
+        ),
+        ("# Polarization : TE, TM\n", r"TE in line (\d+) and TM in line \1:"),
+    ],
+)
+def test_both_polarizations_in_one_header_are_refused(write, text, where):
+    with pytest.raises(DataError, match=rf"both polarisations, {where}.*Give a file of each"):
+        read_fresnel(write(header=HEADER + text))
+
+
+def test_files_of_both_polarizations_put_together_are_refused(write):
+    """Not for their repeated lines, which are no mistake of the data's."""
+    header = HEADER + "# Polarization : TM (E //)\n"
+    both = [*written_lines(), header.replace("TM", "TE"), *written_lines()]
+    with pytest.raises(DataError, match=r"names both polarisations, TM in line 5 and TE in line"):
+        read_fresnel(write(both, header))
+
+
 def test_fields_are_conjugated_and_calibration_divides_the_horns_out(write):
     observation = read_fresnel(write())
     field = observation["scattered_field"].values[:, observation["measured"].values]

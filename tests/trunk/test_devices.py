@@ -18,6 +18,7 @@ from registries import (
     PRIORS,
     PROBLEMS,
     SOLVERS,
+    dmplug,
     linear_problem,
     lmaps,
     lmaps_conjugate_gradient,
@@ -35,6 +36,7 @@ LOOKS = {
     "linalg.conjugate_gradient": "stops when all samples have converged: saves most iterations",
     "linalg.lbfgs": "stops when all samples have converged: saves most iterations",
     "linalg.bicgstab": "stops when all fields have converged: saves most iterations",
+    "solvers.dmplug.step": "stops when all seeds have: saves the rounds that are left",
     "physics.lippmann_schwinger._solve": "fields that did not converge are an error, not a result",
     "physics.lippmann_schwinger._warn_of_coarse_pixels": "says once that the pixels are too coarse",
 }
@@ -139,6 +141,7 @@ def test_every_look_is_still_there():
     for problem, solver in (
         (linear_problem, lmaps),
         (linear_problem, lmaps_conjugate_gradient),
+        (linear_problem, dmplug),
     ):
         moved, noise = on("meta", problem()), SampleNoise(0, (0, 1))
         with torch.no_grad(), Watch() as watched:

@@ -25,19 +25,24 @@ from lmaps_science.priors import DiagonalCovariance, GaussianMixturePrior, Gauss
 from lmaps_science.sampling import InverseProblem, State, sample
 from lmaps_science.solvers import (
     DAPS,
+    DCDP,
     DDNM,
     DDRM,
     DPS,
     LMAPS,
+    MAPGA,
+    SITCOM,
     VMLMAP,
     AnnealedLangevin,
     DiffPIR,
+    DMPlug,
     Langevin,
     Metropolis,
     PerturbAndMAP,
     PiGDM,
     PnPDM,
     REDDiff,
+    ReSample,
     ScoreMRI,
 )
 from lmaps_science.solvers.local_posterior import LocalPosterior
@@ -110,7 +115,10 @@ def test_steps_are_pure(make):
         assert torch.equal(value, _tensors(second)[name])
         assert not value.requires_grad
     assert not torch.equal(third.x, first.x)
-    assert third.x.shape == third.estimate.shape == (2, *problem.image_shape)
+    assert third.estimate.shape == (2, *problem.image_shape)
+    assert third.x.shape == first.x.shape == state.x.shape
+    if not hasattr(solver, "particles"):
+        assert third.x.shape == third.estimate.shape
 
 
 def _tensors(state: State):
@@ -126,6 +134,11 @@ class Recorder:
     def normal(self, like, *key):
         self.keys.append(key)
         return self.noise.normal(like, *key)
+
+    def of_particles(self, each):
+        many = Recorder(self.samples * each)
+        many.noise, many.keys = self.noise.of_particles(each), self.keys
+        return many
 
 
 @ALL
@@ -143,7 +156,8 @@ def test_no_random_number_is_used_twice(make):
 def test_schedules_fall_to_zero(make):
     sigmas = make().sigmas
     assert sigmas.ndim == 1
-    assert (sigmas.diff() < 0).all()
+    assert (sigmas.diff() <= 0).all()
+    assert (sigmas[:-1] > 0).all()
     assert sigmas[-1] == 0
 
 
@@ -170,7 +184,8 @@ def test_solvers_are_frozen_and_know_their_options(make):
         solver.levels = 3
     with pytest.raises(TypeError, match="unexpected keyword argument 'kapa1'"):
         type(solver)(kapa1=1.0)
-    assert replace(solver, levels=3).sigmas.shape == (4,)
+    method = getattr(solver, "solver", solver)  # a population holds one
+    assert replace(method, levels=3).sigmas.shape == (4,)
     assert all(f"{field.name}=" in repr(solver) for field in fields(solver))
     assert hash(solver) == hash(make())
 
@@ -251,6 +266,11 @@ GOOD = {  # solver: largest error of the mean of 8 samples, in posterior standar
     "pigdm": (PiGDM(), 0.6),
     "pnp_dm": (PnPDM(60, 5, PerturbAndMAP(), rho_max=3.0), 0.5),
     "score_mri": (ScoreMRI(100), 1.0),
+    "sitcom": (SITCOM(), 0.6),
+    "dcdp": (DCDP(), 0.6),
+    "resample": (ReSample(), 0.6),
+    "dmplug": (DMPlug(), 0.8),
+    "map_ga": (MAPGA(sigma_max=10.0, sigma_min=0.03), 0.05),
     "vml_map": (VMLMAP(15, 50, sigma_max=10.0), 0.3),
     "vml_map_preconditioned": (VMLMAP(15, 50, preconditioned=True, sigma_max=10.0), 0.3),
 }

@@ -26,6 +26,7 @@ from lmaps_science.solvers import (
     DAPS,
     DDNM,
     DDRM,
+    LMAPS,
     AnnealedLangevin,
     PerturbAndMAP,
     PiGDM,
@@ -330,7 +331,9 @@ def test_spectral_methods_refuse_uneven_noise(solver):
 def test_a_part_says_what_its_solver_needs():
     assert PnPDM().requires == {"differentiable"}
     exact = {"linear", "gaussian"}
-    assert PnPDM(local=PerturbAndMAP()).requires == DAPS(local=PerturbAndMAP()).requires == exact
+    draw = exact | {"perturbable"}
+    assert PnPDM(local=PerturbAndMAP()).requires == DAPS(local=PerturbAndMAP()).requires == draw
+    assert LMAPS(local=PerturbAndMAP()).requires == draw
     assert PiGDM().requires == exact
 
 

@@ -14,6 +14,7 @@ KIND = Kind(
     recipes="recipes:RECIPES",
     commands="commands:app",
     benchmark="inversebench:BlackHoleScores",
+    comparable_by="modes:comparable",
     self_test=SelfTest(
         "simulated",
         "psnr",

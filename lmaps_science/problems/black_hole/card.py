@@ -98,7 +98,11 @@ class BlackHoleCard(Card):
     """Imaging of a compact radio source from its closure quantities."""
 
     series: ClassVar[Mapping[str, Series]] = {
-        "phantom": Series({"observation.image": "phantom:{}", "observation.seed": "{}"})
+        "phantom": Series(
+            {"observation.image": "phantom:{}", "observation.seed": "{}"},
+            simulated=True,
+            others=("observation.phantom_seed", "observation.item"),
+        )
     }
 
     kind: Literal["black_hole"]

@@ -240,6 +240,8 @@ def remarks(data: xr.Dataset, pixel_uas: float) -> list[str]:
             f"{n} samples cannot settle the modes: one of up to {100 * unseen:.0f} % of the "
             "probability may have been missed: take 8 or more"
         )
+    if n > 1 and data.attrs.get("caution"):
+        notes.append(str(data.attrs["caution"]))
     misfit = data["misfit"].values[-1]
     if (other := int(misfit.argmin())) != best:
         notes.append(

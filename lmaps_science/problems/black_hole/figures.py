@@ -14,7 +14,16 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Circle
 
 from lmaps_science.metrics import align, blur
-from lmaps_science.plots import PATH, POINTS, Picture, Shades, finish, history, verdict
+from lmaps_science.plots import (
+    PATH,
+    POINTS,
+    Picture,
+    Shades,
+    finish,
+    history,
+    spread_title,
+    verdict,
+)
 from lmaps_science.problems.black_hole.metrics import at_beam
 from lmaps_science.problems.black_hole.ring_test import has_ring
 
@@ -108,7 +117,7 @@ def _panels(data: xr.Dataset, best: int, blur_uas: float) -> list[Panel]:
         panels += [Panel(f"{label}\n{SHARP}", images[of_all], beam=resolution)]
     panels += _other_kind(data, best, blur_uas, pixel)
     if inside > 1:
-        panels += [Panel("standard deviation", data["image_std"].values, "spread")]
+        panels += [Panel(spread_title(data), data["image_std"].values, "spread")]
     if "truth" in data:
         truth = data["truth"].values
         moved = align(middle[None] / truth.max(), truth[None] / truth.max())[0, 0].numpy()

@@ -12,10 +12,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import xarray as xr
 
-from lmaps_science.metrics import blur, nxcorr
+from lmaps_science.metrics import align, blur, nxcorr
 
-__all__ = ["Modes", "find_modes"]
+__all__ = ["Modes", "aligned", "comparable", "find_modes"]
 
 
 class Modes(NamedTuple):
@@ -62,3 +63,26 @@ def find_modes(
     rank = sorted(set(groups), key=lambda g: (-(groups == g).sum(), misfit[groups == g].min()))
     labels = np.array([rank.index(g) for g in groups])
     return Modes(labels, int(np.where(labels == 0, misfit, np.inf).argmin()))
+
+
+def aligned(images: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Images (n, H, W) shifted onto one (H, W): closure quantities do not tell the position."""
+    peak = reference.max()
+    found: np.ndarray = peak * align(images / peak, reference[None] / peak)[:, 0].numpy()
+    return found
+
+
+def comparable(data: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray | None]:
+    """The samples of mode 0 of a result, shifted onto its best, and the truth, onto their mean.
+
+    The truth has their flux, too: neither position nor flux are errors of the samples. Intervals
+    are those of mode 0 alone, given that the truth belongs to it.
+    """
+    images = data["image"].isel(sample=np.flatnonzero(data["mode"].values == 0))
+    best = data["image"].values[int(data.attrs["best"])]
+    samples = images if len(images) == 1 else images.copy(data=aligned(images.values, best))
+    if "truth" not in data:
+        return samples, None
+    mean = samples.values.mean(0)
+    truth = data["truth"].values * (mean.sum() / data["truth"].values.sum())
+    return samples, data["image_mean"].copy(data=aligned(truth[None], mean)[0])

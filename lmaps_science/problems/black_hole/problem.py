@@ -25,7 +25,7 @@ from lmaps_science.problems.black_hole.checks import (
     remarks,
 )
 from lmaps_science.problems.black_hole.metrics import at_beam, image_scores, rescale_to_flux
-from lmaps_science.problems.black_hole.modes import Modes, find_modes
+from lmaps_science.problems.black_hole.modes import Modes, aligned, find_modes
 from lmaps_science.problems.black_hole.ring_test import (
     ENOUGH,
     Group,
@@ -52,6 +52,8 @@ class BlackHoleProblem(Problem):
         closures: the misfit on physical images; without its flux term, in any unit of flux.
         metrics_mode: "exact", or "inversebench" for the benchmark's own definitions.
     """
+
+    main_metric = "blur_psnr_15"  # at the array's resolution
 
     closures: ClosureMisfit
     metrics_mode: str = "exact"
@@ -130,14 +132,14 @@ class BlackHoleProblem(Problem):
         relative = result.samples[:, 0]
         images = self.scale_to_flux(relative)
         modes = self.modes(result)
-        aligned = self._aligned(images, modes.best)[modes.labels == 0]
-        mean = aligned.mean(axis=0)
+        inside = self._aligned(images, modes.best)[modes.labels == 0]
+        mean = inside.mean(axis=0)
         data = result.to_xarray()
         data["image"].values = images
         data["image_mean"].values = mean
         # One sample has no spread, which is not a spread of 0.
         data["image_std"].values = (
-            aligned.std(axis=0, ddof=1) if len(aligned) > 1 else np.full_like(mean, np.nan)
+            inside.std(axis=0, ddof=1) if len(inside) > 1 else np.full_like(mean, np.nan)
         )
         unit = "relative" if self.flux is None else "Jy/pixel"
         for name in ("image", "image_mean", "image_std"):
@@ -273,10 +275,7 @@ class BlackHoleProblem(Problem):
         return find_modes(result.samples[:, 0], result.misfit[-1], blur_pixels=blur)
 
     def _aligned(self, images: np.ndarray, reference: int) -> np.ndarray:
-        if len(images) == 1:
-            return images
-        peak = images[reference].max()
-        return peak * metrics.align(images / peak, images[reference][None] / peak)[:, 0].numpy()
+        return images if len(images) == 1 else aligned(images, images[reference])
 
     def describe(self) -> Mapping[str, str]:
         """Data, source and image."""

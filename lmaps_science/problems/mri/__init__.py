@@ -14,6 +14,7 @@ KIND = Kind(
     volume="export:write_volume",
     recipes="recipes:RECIPES",
     benchmark="inversebench:MRIScores",
+    comparable_by="problem:comparable",
     self_test=SelfTest(
         "simulated",
         "psnr",

@@ -137,7 +137,11 @@ class MRICard(Card):
 
     series: ClassVar[Mapping[str, Series]] = {
         "slice": Series({"kspace.slice": "{}"}, count=count_slices, joins=True),
-        "brain": Series({"kspace.image": "brain:{}", "kspace.seed": "{}"}),
+        "brain": Series(
+            {"kspace.image": "brain:{}", "kspace.seed": "{}"},
+            simulated=True,
+            others=("kspace.phantom_seed",),
+        ),
     }
 
     kind: Literal["mri"]

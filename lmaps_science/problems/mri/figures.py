@@ -11,7 +11,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
-from lmaps_science.plots import Picture, Shades, history, verdict
+from lmaps_science.plots import Picture, Shades, history, spread_title, verdict
 
 __all__ = ["reconstruction", "samples", "shades"]
 
@@ -54,7 +54,7 @@ def reconstruction(data: xr.Dataset, *, error_scale: float | None = None) -> Fig
         shown = _show(axis, values, top / error_scale, "inferno", data)
         axis.set_title(title, fontsize=9)
     if spreads:
-        label = f"{' and '.join(spreads)}, same unit"
+        label = f"{' and '.join(spreads)}, same unit".replace("\n", " ")
         above.colorbar(shown, ax=axes[len(images) :], label=label, **bar)
     _diagnostics(below, data, top)
     return figure
@@ -82,7 +82,7 @@ def _spreads(data: xr.Dataset) -> dict[str, np.ndarray]:
     if "truth" in data:
         found["|error|"] = np.abs(magnitude(data["image_mean"]) - magnitude(data["truth"]))
     if data.sizes["sample"] > 1:
-        found["standard deviation"] = data["magnitude_std"].values
+        found[spread_title(data)] = data["magnitude_std"].values
     return found
 
 

@@ -21,7 +21,7 @@ from lmaps_science.physics.sampling import calibration_region
 from lmaps_science.problems.mri.baselines import sense_reconstruction
 from lmaps_science.sampling import Result
 
-__all__ = ["MRIProblem", "as_channels", "image_template"]
+__all__ = ["MRIProblem", "as_channels", "comparable", "image_template"]
 
 # The classical image beside the samples: total variation, of a weight that served heads at noise
 # 0.02 (problems/mri/README.md), to about 0.1 % of its minimiser: a few seconds for 8 coils of 200 x
@@ -116,6 +116,10 @@ class MRIProblem(Problem):
         parts = [f"{name} {rows[name]}" for name in ("maps", "noise", "scale")]
         data.attrs["data"] = "; ".join([rows["data"], *parts])
         return data
+
+    def scores(self, result: Result) -> dict[str, np.ndarray]:
+        """The metrics of the samples, which are 0 where all coil maps are."""
+        return self.evaluate(result.samples * self._seen)
 
     def checks(self, data: xr.Dataset) -> Iterator[Check]:
         """The fit to the acquired samples, the prediction of others, and the coil maps.
@@ -227,6 +231,17 @@ class MRIProblem(Problem):
     def _operator(self) -> MultiCoilMRI:
         assert isinstance(self.misfit.operator, MultiCoilMRI)
         return self.misfit.operator
+
+
+def comparable(data: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray | None]:
+    """Magnitudes of the samples (sample, y, x) and of the truth: the phase is seldom looked at."""
+
+    def magnitude(image: xr.DataArray) -> xr.DataArray:
+        real, imaginary = image.sel(part="real", drop=True), image.sel(part="imaginary", drop=True)
+        return real.copy(data=np.hypot(real.values, imaginary.values))
+
+    truth = data.get("truth")
+    return magnitude(data["image"]), None if truth is None else magnitude(truth)
 
 
 def as_channels(image: np.ndarray) -> np.ndarray:

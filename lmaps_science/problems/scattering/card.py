@@ -119,7 +119,11 @@ class ScatteringCard(Card):
     """
 
     series: ClassVar[Mapping[str, Series]] = {
-        "phantom": Series({"observation.image": "phantom:{}", "observation.seed": "{}"})
+        "phantom": Series(
+            {"observation.image": "phantom:{}", "observation.seed": "{}"},
+            simulated=True,
+            others=("observation.phantom_seed", "observation.item"),
+        )
     }
 
     kind: Literal["scattering"]

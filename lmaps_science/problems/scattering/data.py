@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -195,6 +196,13 @@ def measured(section: MeasuredFields, data: str | Path | None) -> xr.Dataset:
             f"{path.name}: its header says polarisation TE (H along the cylinders), and the wave "
             "equation here is that of TM (E along the cylinders): the image would be wrong. Give "
             "the target's TM file, e.g. FoamDielExtTM.exp for FoamDielExtTE.exp."
+        )
+    if fields.attrs["polarization"] == "unknown":
+        warnings.warn(
+            f"{path.name}: its header names no polarisation, and TM (E along the cylinders) is "
+            "taken for granted: of a TE file the image would be wrong. To say which it is, put a "
+            "line '# Polarization : TM' at its top.",
+            stacklevel=4,
         )
     observation = calibrate_fresnel(fields, within=section.within)
     known = observation["frequency"].values / 1e9

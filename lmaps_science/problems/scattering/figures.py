@@ -11,7 +11,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.patches import Circle
 
-from lmaps_science.plots import POINTS, Picture, Shades, history, verdict
+from lmaps_science.plots import POINTS, Picture, Shades, history, spread_title, verdict
 
 __all__ = ["reconstruction", "samples", "shades"]
 
@@ -37,7 +37,7 @@ def reconstruction(data: xr.Dataset) -> Picture:
     if "truth" in data:
         spreads += [("error", np.abs(estimate - data["truth"].values))]
     if n > 1:
-        spreads += [("standard deviation", data["image_std"].values)]
+        spreads += [(spread_title(data), data["image_std"].values)]
     shown = maps[0][1] if "truth" in data else estimate
     top = min(max(float(shown.max()), 1e-6), float(data.attrs["max_contrast"]))
     widest = max(float(spreads[0][1].max()), 1e-6) if spreads else 0.0

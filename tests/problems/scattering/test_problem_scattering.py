@@ -455,6 +455,15 @@ def test_files_of_the_other_polarization_are_refused(data_dir, tmp_path):
         load_problem(FRESNEL, file)
 
 
+def test_a_file_that_names_no_polarization_is_taken_for_tm_and_says_so(data_dir, tmp_path):
+    text = (data_dir / "fresnel" / "FoamDielExtTM.exp").read_text(encoding="latin-1")
+    file = tmp_path / "FoamDielExtTM.exp"
+    file.write_text(text.replace("Polarization : TM (E //)", "-"), encoding="latin-1")
+    overrides = {"image.npix": 16, "observation.frequencies_ghz": [2.0]}
+    with pytest.warns(UserWarning, match="no polarisation, and TM .* '# Polarization : TM'"):
+        load_problem(FRESNEL, file, overrides=overrides)
+
+
 def test_a_file_without_listed_discs_says_how_to_list_them(data_dir, tmp_path):
     file = tmp_path / "Rod.exp"
     file.write_bytes((data_dir / "fresnel" / "FoamDielExtTM.exp").read_bytes())

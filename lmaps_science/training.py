@@ -18,16 +18,18 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from lmaps_science.io.files import atomic_write, make_folder, require_parent
+from lmaps_science.io.files import make_folder
 from lmaps_science.io.pytorch import read_tensors, write_tensors
-from lmaps_science.noise import EDM, SampleNoise
+from lmaps_science.noise import SampleNoise
 from lmaps_science.priors.checkpoints import save_prior
 from lmaps_science.priors.covariance import LowRankCovariance
+from lmaps_science.priors.draws import sample_sheet
 from lmaps_science.priors.networks import NetworkDenoiser, build_network
 from lmaps_science.sampling.progress import Progress
 
 __all__ = ["PRECISE", "ArrayImages", "Images", "TrainingSettings", "song_unet", "train"]
 
+Denoising = Callable[[Tensor, Tensor], Tensor]  # (x, sigma) -> denoised
 MAY_CHANGE = ("steps", "validate_every", "validation_images")  # from one start to the next
 NOISE_BANDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
 
@@ -134,7 +136,7 @@ def in_model_space(images: Images, start: int, count: int) -> Tensor:
     return (torch.from_numpy(images.batch(start, count)) - low) * (2 / (high - low)) - 1
 
 
-def edm_loss(network: nn.Module, x0: Tensor, sigma: Tensor, noise: Tensor, sd: float) -> Tensor:
+def edm_loss(network: Denoising, x0: Tensor, sigma: Tensor, noise: Tensor, sd: float) -> Tensor:
     r"""`lambda(sigma) ||D(x0 + sigma n, sigma) - x0||^2 / pixels` for each image, shape (B,).
 
     with `lambda = (sigma^2 + sd^2) / (sigma sd)^2`, which makes every noise level weigh the same.
@@ -179,6 +181,18 @@ def train(
             settings than these (more steps, or other validation, are fine), or further on.
         FloatingPointError: the loss is no longer finite.
     """
+    device = accelerator(settings)
+    run = Run(config, settings)
+    if initial is not None:
+        run.begin_with(initial)
+    path = fit(device, run, images, validation, folder, description, progress=progress)
+    if device.is_main_process:
+        denoiser = run.denoiser().to(device.device)
+        sample_sheet(denoiser, path.parent / "samples.png")
+    return path
+
+
+def accelerator(settings: TrainingSettings) -> Any:
     try:
         from accelerate import Accelerator
         from accelerate.utils import set_seed
@@ -186,13 +200,22 @@ def train(
         raise ImportError(
             "training needs accelerate: pip install 'lmaps-science[train]'"
         ) from error
-
-    accelerator = Accelerator(mixed_precision=settings.precision)
     set_seed(settings.seed)  # the fresh weights; images and noise have keys of their own
-    run = _Run(config, settings)
-    if initial is not None:
-        run.begin_with(initial)
-    folder = make_folder(folder)
+    return Accelerator(mixed_precision=settings.precision)
+
+
+def fit(
+    accelerator: Any,
+    run: Run,
+    images: Images,
+    validation: Images,
+    folder: str | Path,
+    description: str = "",
+    *,
+    progress: bool = True,
+) -> Path:
+    """Take a run to its last step, from `folder/state.pt` where there is one; see `train`."""
+    settings, folder = run.settings, make_folder(folder)
     if (folder / "state.pt").exists():
         run.load(folder / "state.pt")
     run.to(accelerator.device)
@@ -209,7 +232,8 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate * _schedule(run.step, settings)
             with accelerator.autocast():
-                loss = edm_loss(network, x0, sigma, noise, run.sigma_data).mean()
+                denoise = run.denoising(network, x0, start)
+                loss = edm_loss(denoise, x0, sigma, noise, run.sigma_data).mean()
             accelerator.backward(loss)
             norm = accelerator.clip_grad_norm_(network.parameters(), settings.gradient_clip)
             optimizer.step()
@@ -231,17 +255,15 @@ def train(
                     run.save(folder, description)
                 accelerator.wait_for_everyone()
                 recent.clear()
-    if accelerator.is_main_process:
-        sample_sheet(run.denoiser().to(accelerator.device), folder / "samples.png")
     return folder / "prior.safetensors"
 
 
-class _Run:
-    """All that a checkpoint must hold: weights, their average, optimiser, step and history."""
+class Run:
+    """What a checkpoint must hold: weights, their average, optimiser, step and history."""
 
     def __init__(self, config: dict[str, Any], settings: TrainingSettings) -> None:
         self.config, self.settings = config, settings
-        self.network, self.ema = build_network(config), build_network(config)
+        self.network, self.ema = self.networks()
         self.ema.load_state_dict(self.network.state_dict())
         self.ema.eval().requires_grad_(False)
         self.sigma_data = float(config.get("sigma_data", 0.5))
@@ -251,6 +273,14 @@ class _Run:
         self.step, self.seconds = 0, 0.0
         self.history: list[dict[str, Any]] = []
         self.covariance: LowRankCovariance | None = None
+
+    def networks(self) -> tuple[nn.Module, nn.Module]:
+        """What is trained, and what will be its average, of equal weights."""
+        return build_network(self.config), build_network(self.config)
+
+    def denoising(self, network: nn.Module, x0: Tensor, start: int) -> Denoising:
+        """`(x, sigma) -> denoised` by a network, for noisy images of the items from `start` on."""
+        return network
 
     def to(self, device: torch.device) -> None:
         self.ema.to(device)
@@ -290,8 +320,9 @@ class _Run:
             x0 = in_model_space(images, 0, self.settings.covariance_images)
             self.covariance = LowRankCovariance.from_images(x0, rank)
 
-    def save(self, folder: Path, description: str) -> None:
-        state = {
+    def state(self) -> dict[str, Any]:
+        """What `load` reads."""
+        return {
             "config": self.config,
             "settings": asdict(self.settings),
             "network": self.network.state_dict(),
@@ -301,18 +332,23 @@ class _Run:
             "seconds": self.seconds,
             "history": self.history,
         }
-        write_tensors(folder / "state.pt", state)
-        facts = {
-            **asdict(self.settings),
+
+    def progress(self) -> dict[str, Any]:
+        """How far it has come, for the description of the weights."""
+        return {
             "step": self.step,
             "hours": round(self.seconds / 3600, 2),
             "images_seen": self.step * self.settings.batch_size,
             "validation": self.history[-1],
         }
+
+    def save(self, folder: Path, description: str) -> None:
+        """Write the checkpoint and the weights."""
+        write_tensors(folder / "state.pt", self.state())
         save_prior(
             folder / "prior.safetensors",
             self.denoiser(),
-            training=facts,
+            training={**asdict(self.settings), **self.progress()},
             description=description,
             dtype=torch.float16,
         )
@@ -372,7 +408,8 @@ class _Run:
             for k in range(0, len(x0), 32):
                 part, sigma = x0[k : k + 32], sigmas[k : k + 32].to(x0)
                 noise = SampleNoise(1, tuple(range(k, k + len(part)))).normal(part, 0)
-                total += edm_loss(self.ema, part, sigma, noise, self.sigma_data).sum().item()
+                denoise = self.denoising(self.ema, part, k)
+                total += edm_loss(denoise, part, sigma, noise, self.sigma_data).sum().item()
             losses[f"{low:g}-{high:g}"] = total / len(x0)
         return losses
 
@@ -385,41 +422,3 @@ def _schedule(step: int, settings: TrainingSettings) -> float:
 def _line(record: dict[str, Any]) -> str:
     bands = "  ".join(f"{band}: {loss:.4f}" for band, loss in record["bands"].items())
     return f"step {record['step']}: training {record['training_loss']:.4f}; validation {bands}"
-
-
-@torch.no_grad()
-def draw(
-    denoiser: Callable[[Tensor, Tensor], Tensor], x: Tensor, schedule: Tensor | None = None
-) -> Tensor:
-    """Samples of the prior from `x` ~ N(0, I) (B, C, H, W): Heun's method on EDM's ODE.
-
-    Source: Karras et al. 2022, algorithm 1.
-    """
-    sigmas = (EDM(32, 80.0, 0.01).sigmas if schedule is None else schedule).to(x)
-    x = x * sigmas[0]
-    for now, after in itertools.pairwise(sigmas):
-        slope = (x - denoiser(x, now)) / now
-        ahead = x + (after - now) * slope
-        if after > 0:
-            slope = 0.5 * (slope + (ahead - denoiser(ahead, after)) / after)
-        x = x + (after - now) * slope
-    return x
-
-
-def sample_sheet(denoiser: NetworkDenoiser, path: Path, count: int = 32, seed: int = 0) -> None:
-    """A picture of `count` samples of the prior, magnitudes where there are two channels."""
-    from matplotlib.figure import Figure
-
-    require_parent(path)  # before the work
-    like = torch.zeros(count, *denoiser.image_shape, device=denoiser.device)
-    samples = draw(denoiser, SampleNoise(seed, tuple(range(count))).normal(like, 0))
-    shown = samples.norm(dim=1) if samples.shape[1] == 2 else samples[:, 0]
-    low, high = (0.0, None) if samples.shape[1] == 2 else denoiser.value_range
-    figure = Figure(figsize=(12, 1.5 * math.ceil(count / 8)))
-    for k, axis in enumerate(np.atleast_1d(figure.subplots(math.ceil(count / 8), 8)).flat):
-        axis.set_axis_off()
-        if k < count:
-            axis.imshow(shown[k].cpu().numpy(), cmap="afmhot", vmin=low, vmax=high)
-    figure.tight_layout(pad=0.2)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=80)

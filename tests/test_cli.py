@@ -348,14 +348,24 @@ def test_a_picture_without_a_folder_is_refused_before_the_work(tmp_path, monkeyp
     def draw(*arguments):
         raise AssertionError("sampled")
 
-    monkeypatch.setattr("lmaps_science.training.draw", draw)
+    monkeypatch.setattr("lmaps_science.priors.draws.draw", draw)
     prior = load_card("black_hole/m87_2017").prior.file
     shipped = shipped_folder("problems") / "black_hole" / prior
     assert "mkdir -p" in refuse("prior", "sample", shipped, "--out", tmp_path / "no" / "s.png")
 
 
 @pytest.mark.parametrize(
-    "command", ["run", "simulate", "info", "problems", "data", "prior train", "prior sample"]
+    "command",
+    [
+        "run",
+        "simulate",
+        "info",
+        "problems",
+        "data",
+        "prior train",
+        "prior train-conditional",
+        "prior sample",
+    ],
 )
 def test_every_help_has_an_example(command):
     outcome = lmaps(*command.split(), "--help")

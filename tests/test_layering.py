@@ -16,8 +16,10 @@ LEVELS = [  # modules and sub-packages, each one unit; siblings on a level do no
     {"operators", "priors"},
     {"misfit", "surrogate"},
     {"physics"},
-    {"local_map", "sampling"},
+    {"local_map"},
+    {"sampling"},
     {"solvers", "training", "diagnostics", "toys"},
+    {"training_control"},
     {"cards"},  # finds problems and solvers by their entry points, without importing them
     {"plots", "commands"},
     {"problems"},

@@ -147,8 +147,9 @@ def settings(
         keys: as in `InverseProblem`.
     """
     content = {k: v for k, v in card.model_dump(mode="json").items() if k not in _TEXTS}
-    if content["calibration"] is None:
-        del content["calibration"]  # as before there was such a key
+    for key in ("calibration", "conditional"):
+        if content[key] is None:
+            del content[key]  # as before there was such a key
     files = {key: file["sha256"] for key, file in inputs["files"].items()}
     found = {**_with_files(content, files), "solver": _options(solver)}
     found |= {"data": files.get("data", inputs["data"])}

@@ -13,9 +13,9 @@ from lmaps_science.cards.inputs import made_from
 from lmaps_science.cards.problem import Problem
 from lmaps_science.cards.registry import find_kind
 from lmaps_science.cards.schema import Card, validate
-from lmaps_science.cards.sections import FileSection
+from lmaps_science.cards.sections import FileSection, find_prior
 from lmaps_science.io.files import DataError
-from lmaps_science.priors.base import Denoiser
+from lmaps_science.priors import ConditionalDenoiser, Denoiser, NetworkDenoiser, load_control
 
 __all__ = ["build_problem", "find_device", "load_card", "load_problem", "load_second"]
 
@@ -126,7 +126,27 @@ def build_problem(
 ) -> Problem:
     """The problem of a card that is loaded, with what it was made from among its facts."""
     problem = card.problem(name, data, prior, device, dtype)
+    if card.conditional is not None:
+        problem = _conditional(problem, card.conditional)
     return problem.with_facts(inputs=made_from(card, name, data, prior))
+
+
+def _conditional(problem: Problem, file: str) -> Problem:
+    """The problem with the conditional weights of a file beside its prior.
+
+    Raises:
+        DataError: no such file, weights for another prior, or a prior that is no network.
+    """
+    base = problem.prior
+    if not isinstance(base, NetworkDenoiser):
+        raise DataError(
+            f"conditional: {file} belongs to a network prior, and this is {base!r}. Leave "
+            "conditional out, or give that prior."
+        )
+    control, facts = load_control(find_prior(file, problem.card.kind), base)
+    like = problem.misfit.like
+    conditional = ConditionalDenoiser(base, control.to(like.device, like.dtype))
+    return problem._changed(conditional=conditional).with_facts(conditional=facts)
 
 
 def find_device(name: torch.device | str) -> torch.device:

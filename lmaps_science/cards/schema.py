@@ -52,6 +52,11 @@ class Card(Section):
         description="The one in use; `--set solver.KEY=VALUE` changes its options.",
     )
 
+    conditional: str | None = Field(
+        default=None,
+        description="File of conditional weights, of `lmaps prior train-conditional` beside this "
+        "card's prior; solvers with `conditional: true` use them.",
+    )
     calibration: str | None = Field(
         default=None,
         description="File of factors on the samples' spread, of `lmaps calibrate`; null: the one "

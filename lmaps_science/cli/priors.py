@@ -1,4 +1,4 @@
-"""The commands of priors: `lmaps prior train`, `info`, `sample`."""
+"""The commands of priors: `lmaps prior train`, `train-conditional`, `info`, `sample`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def prior_train(
     """Train a prior, or go on training it.
 
     The same command goes on from the last checkpoint in its folder. --like is black_hole, brain
-    (extra `brain`) or nuclei.
+    (extra `brain`), nuclei or photographs (Debian packages).
 
     \b
     lmaps prior train --out prior --steps 20000 --precision bf16
@@ -95,6 +95,83 @@ def prior_train(
     typer.echo(f"written to {path}")
 
 
+@app.command("train-conditional")
+@reported
+def prior_train_conditional(
+    card: Annotated[str, typer.Argument(help="Whose prior, operator and noise it is for.")],
+    out: Annotated[Path, typer.Option(help="Folder for weights and checkpoints.")],
+    images: Annotated[int, typer.Option(min=1, help="How many images to train on.")] = 100,
+    file: Annotated[
+        Path | None, typer.Option(help=".npy file (n, H, W) in [0, 1] instead of the recipe's.")
+    ] = None,
+    like: Annotated[str | None, typer.Option(help="Which recipe's images, see train.")] = None,
+    prior: Annotated[
+        str | None, typer.Option(help="Another prior than the card's: its file.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change the card, repeatable."),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 2000,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 8,
+    learning_rate: Annotated[float, typer.Option(help="Its largest value.")] = 3e-4,
+    precision: Annotated[str, typer.Option(help="no (float32) or bf16.")] = "no",
+    seed: Annotated[int, typer.Option(min=0, help="Of images and noise.")] = 0,
+    validate_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 250,
+    description: Annotated[str, typer.Option(help="One paragraph, kept in the file.")] = "",
+) -> None:
+    """Train a denoiser that sees the data, beside a card's prior and for its operator.
+
+    The prior stays as it is; a second encoder of it learns from simulated data of the card. Name
+    the result in a card, conditional: control.safetensors, and let a solver use it, e.g.
+    --set solver.conditional=true (DPS, DMAP, LMAPS). The same command goes on from the last
+    checkpoint in its folder.
+
+    \b
+    lmaps prior train-conditional restoration/sr4 --images 100 --out control
+    """
+    from dataclasses import replace
+
+    from lmaps_science.cards.load import load_problem
+    from lmaps_science.cards.registry import find_kind
+    from lmaps_science.cli.runs import settings_of
+    from lmaps_science.io import DataError
+    from lmaps_science.io.files import suggestion
+    from lmaps_science.training_control import FirstImages, train_control
+
+    problem = load_problem(card, prior=prior, overrides=settings_of(settings))
+    known = find_kind(problem.card.kind, card).training_recipes()
+    like = next(iter(known), None) if like is None else like
+    if like not in known:
+        raise DataError(
+            f"{problem.card.kind} has no recipe {like!r}.{suggestion(str(like), known)} Known: "
+            f"{', '.join(known) or 'none'}."
+        )
+    recipe, size = known[like], problem.image_shape[-1]
+    training: Any
+    validation: Any
+    if file is None:
+        training = FirstImages(recipe.images(size, seed), images)
+        validation = (recipe.validation or recipe.images)(size, seed + 1)
+    else:
+        training, validation = _own_images(file, seed)
+    options = replace(
+        recipe.settings,
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        precision=precision,
+        seed=seed,
+        validate_every=validate_every,
+        validation_images=min(32, recipe.settings.validation_images),
+    )
+    facts = {"card": card, "images": images, "overrides": settings_of(settings)}
+    path = train_control(
+        problem, training, validation, out, options, facts=facts, description=description
+    )
+    typer.echo(f"written to {path}")
+
+
 @app.command("info")
 @reported
 def prior_describe(
@@ -137,7 +214,7 @@ def prior_sample(
     from lmaps_science.cards.load import find_device
     from lmaps_science.cards.sections import find_prior
     from lmaps_science.priors import load_prior
-    from lmaps_science.training import sample_sheet
+    from lmaps_science.priors.draws import sample_sheet
 
     config = {"preconditioning": preconditioning} if preconditioning else None
     found = load_prior(find_prior(prior), config=config, device=find_device(device))

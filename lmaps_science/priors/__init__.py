@@ -4,6 +4,12 @@ from lmaps_science.priors.adapters import from_diffusers, from_function
 from lmaps_science.priors.analytic import GaussianMixturePrior, GaussianPrior
 from lmaps_science.priors.base import Denoiser
 from lmaps_science.priors.checkpoints import load_prior, prior_info, save_prior
+from lmaps_science.priors.conditional import (
+    ConditionalDenoiser,
+    Control,
+    load_control,
+    save_control,
+)
 from lmaps_science.priors.covariance import (
     Covariance,
     DenseCovariance,
@@ -16,6 +22,8 @@ from lmaps_science.priors.state_dicts import infer_config
 from lmaps_science.priors.total_variation import TotalVariationPrior
 
 __all__ = [
+    "ConditionalDenoiser",
+    "Control",
     "Covariance",
     "Denoiser",
     "DenseCovariance",
@@ -30,7 +38,9 @@ __all__ = [
     "from_diffusers",
     "from_function",
     "infer_config",
+    "load_control",
     "load_prior",
     "prior_info",
+    "save_control",
     "save_prior",
 ]

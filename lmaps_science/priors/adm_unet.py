@@ -221,13 +221,22 @@ class ADMUNet(nn.Module):
 
     def forward(self, x: Tensor, noise_labels: Tensor) -> Tensor:
         """`x` (B, C_in, H, W), time steps (B,) -> (B, C_out, H, W)."""
+        return self.decode(*self.encode(x, noise_labels))
+
+    def encode(self, x: Tensor, noise_labels: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The feature maps of the encoder, the last of which is its end, and the embedding."""
         features = positional_embedding(noise_labels, self.model_channels)
         embedding = self.time_embed(features.to(x.dtype))
         skips = []
         for stage in self.input_blocks:
             x = stage(x, embedding)
             skips.append(x)
-        x = self.middle_block(x, embedding)
+        return skips, embedding
+
+    def decode(self, skips: list[Tensor], embedding: Tensor) -> Tensor:
+        """The output for what `encode` gave."""
+        skips = list(skips)
+        x = self.middle_block(skips[-1], embedding)
         for stage in self.output_blocks:
             x = stage(torch.cat([x, skips.pop()], dim=1), embedding)
         return self.out(x)

@@ -173,6 +173,10 @@ class SongUNet(nn.Module):
 
     def forward(self, x: Tensor, noise_labels: Tensor) -> Tensor:
         """`x` (B, C_in, H, W), `noise_labels` (B,) -> (B, C_out, H, W)."""
+        return self.decode(*self.encode(x, noise_labels))
+
+    def encode(self, x: Tensor, noise_labels: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The feature maps of the encoder, the last of which is its end, and the embedding."""
         embedding = self._embed(noise_labels)
         skips: list[Tensor] = []
         aux = x
@@ -186,6 +190,11 @@ class SongUNet(nn.Module):
             else:
                 x = layer(x, embedding) if isinstance(layer, Block) else layer(x)
                 skips.append(x)
+        return skips, embedding
+
+    def decode(self, skips: list[Tensor], embedding: Tensor) -> Tensor:
+        """The output for what `encode` gave."""
+        x, skips = skips[-1], list(skips)
         output: Tensor | None = None
         for name, layer in self.dec.items():
             if name.endswith("aux_up"):
@@ -295,6 +304,10 @@ class DhariwalUNet(nn.Module):
 
     def forward(self, x: Tensor, noise_labels: Tensor) -> Tensor:
         """`x` (B, C_in, H, W), `noise_labels` (B,) -> (B, C_out, H, W)."""
+        return self.decode(*self.encode(x, noise_labels))
+
+    def encode(self, x: Tensor, noise_labels: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The feature maps of the encoder, the last of which is its end, and the embedding."""
         features = positional_embedding(noise_labels, self.model_channels)
         features = features.to(self.map_layer0.weight.dtype)
         embedding = F.silu(self.map_layer1(F.silu(self.map_layer0(features))))
@@ -302,6 +315,11 @@ class DhariwalUNet(nn.Module):
         for layer in self.enc.values():
             x = layer(x, embedding) if isinstance(layer, Block) else layer(x)
             skips.append(x)
+        return skips, embedding
+
+    def decode(self, skips: list[Tensor], embedding: Tensor) -> Tensor:
+        """The output for what `encode` gave."""
+        x, skips = skips[-1], list(skips)
         for layer in self.dec.values():
             x = layer(_join(x, layer, skips), embedding)
         return self.out_conv(F.silu(self.out_norm(x)))

@@ -55,15 +55,23 @@ class PreconditionedNetwork(nn.Module, ABC):
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Denoise `x` (B, C, H, W) at `sigma` (B,) or a 0-d tensor."""
+        return self.around(self.model, x, sigma)
+
+    def around(self, model: Callable[[Tensor, Tensor], Tensor], x: Tensor, sigma: Tensor) -> Tensor:
+        """The same with another `F(scaled x, noise labels)` in the place of the U-Net."""
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         sigma = torch.as_tensor(sigma, device=x.device).to(x.dtype).reshape(-1).expand(x.shape[0])
         c_skip, c_out, c_in, c_noise = self.coefficients(sigma)
         c_skip, c_out, c_in = (c[:, None, None, None] for c in (c_skip, c_out, c_in))
-        scaled = F.pixel_unshuffle(c_in * x, self.patch) if self.patch > 1 else c_in * x
-        output = self.model(scaled.to(next(self.model.parameters()).dtype), c_noise)
+        output = model(self.folded(c_in * x), c_noise)
         if self.patch > 1:
             output = F.pixel_shuffle(output, self.patch)
         return c_skip * x + c_out * output[:, : x.shape[1]].to(x.dtype)
+
+    def folded(self, x: Tensor) -> Tensor:
+        """Images as the U-Net sees them: sub-images as channels, in the dtype of its weights."""
+        folded = F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x
+        return folded.to(next(self.model.parameters()).dtype)
 
 
 class EDMNetwork(PreconditionedNetwork):
@@ -336,11 +344,17 @@ class NetworkDenoiser(Denoiser):
         return digest.hexdigest()
 
     def _denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return self.padded(lambda x: self.network(x, sigma), x)
+
+    def padded(self, network: Callable[..., Tensor], x: Tensor, *others: Tensor) -> Tensor:
+        """`network(x, *others)` in the prior's precision, of sides that it can halve."""
         context = (
             nullcontext() if self.autocast is None else torch.autocast(x.device.type, self.autocast)
         )
         (height, width), grain = x.shape[-2:], self._grain
+        images = (x, *others)
         if height % grain or width % grain:
-            x = F.pad(x, (0, -width % grain, 0, -height % grain), mode="reflect")
+            margins = (0, -width % grain, 0, -height % grain)
+            images = tuple(F.pad(image, margins, mode="reflect") for image in images)
         with context:
-            return self.network(x, sigma)[..., :height, :width].to(x.dtype)
+            return network(*images)[..., :height, :width].to(x.dtype)

@@ -1,5 +1,6 @@
 """The one loop: a solver and a problem in, samples with their history and their cost out."""
 
+from lmaps_science.sampling.hint import hint
 from lmaps_science.sampling.loop import NonFiniteError, sample
 from lmaps_science.sampling.protocol import (
     InverseProblem,
@@ -18,6 +19,7 @@ __all__ = [
     "ScoredSolver",
     "Solver",
     "State",
+    "hint",
     "sample",
     "stack",
     "start",

@@ -89,7 +89,7 @@ def sample(
             plain, noise = _batch(problem, seed, range(first, min(first + size, total)), n_samples)
             track = store.track(first, len(noise.samples), solver)
             spent = dict(meter.counts)
-            metered = plain.metered(meter, autocast).prepare(solver)
+            metered = plain.metered(meter, autocast).told(len(noise.samples)).prepare(solver)
             if track is None:
                 track = Track(solver.init(metered, noise))
             else:
@@ -192,6 +192,7 @@ def _check(problem: InverseProblem, solver: Solver) -> None:
         )
     words = {
         "covariance": "equipped with its prior's covariance",
+        "conditional": "equipped with a conditional denoiser (`lmaps prior train-conditional`)",
         "noise": "of stated noise (its misfit defines noise_floor)",
     }
     lacking = [words.get(name, name) for name in sorted(solver.requires - problem.provides)]

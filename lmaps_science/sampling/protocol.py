@@ -19,6 +19,8 @@ from lmaps_science.misfit import GaussianMisfit, Misfit
 from lmaps_science.noise import SampleNoise, Schedule
 from lmaps_science.operators import LinearOperator, Operator, SVDOperator
 from lmaps_science.priors.base import Denoiser
+from lmaps_science.priors.conditional import ConditionalDenoiser
+from lmaps_science.sampling.hint import hint
 
 __all__ = ["InverseProblem", "ScoredSolver", "Solver", "State", "stack", "start"]
 
@@ -39,7 +41,9 @@ class InverseProblem(Movable):
         template: an image (zeros will do) whose dimensions, coordinates, name and attributes the
             reconstructions take; None gives (channel, y, x) in pixels.
         facts: what should be kept with every result: file names, checksums, settings.
-        conditional: a denoiser that has seen the data, where there is one; solvers may use it.
+        conditional: a denoiser that sees the data, where there is one; solvers with
+            `conditional=True` use it. A `priors.ConditionalDenoiser` is told the data of a run when
+            that begins, see `hint`.
         keys: of each observation, whole numbers >= 0: with the seed they determine its random
             numbers. Observations of equal keys meet equal noise.
         prepared: what the solver's `prepare` made; set by `sample`.
@@ -101,6 +105,8 @@ class InverseProblem(Movable):
             has.add("svd")
         if self.prior.covariance is not None:
             has.add("covariance")
+        if self.conditional is not None:
+            has.add("conditional")
         if type(self.misfit).noise_floor is not Misfit.noise_floor:
             has.add("noise")
         return frozenset(has)
@@ -172,6 +178,22 @@ class InverseProblem(Movable):
     def prepare(self: ProblemType, solver: Solver) -> ProblemType:
         """The problem with what `solver` wants to know of it beforehand."""
         return self._changed(prepared=solver.prepare(self))
+
+    def told(self: ProblemType, batch: int) -> ProblemType:
+        """The problem whose conditional denoiser has seen the data of a batch of B images."""
+        conditional = self.conditional
+        if not isinstance(conditional, ConditionalDenoiser):
+            return self
+        return self._changed(conditional=conditional.told(hint(self.misfit, batch)))
+
+    def denoised(
+        self, x: Tensor, sigma: float | Tensor, own: Tensor | None, conditional: bool
+    ) -> Tensor:
+        """The conditional denoiser's image of `x`, or the prior's `own`, where it is known."""
+        if conditional:
+            assert self.conditional is not None  # solvers require it
+            return self.conditional(x, sigma)
+        return self.prior(x, sigma) if own is None else own
 
     def _changed(self: ProblemType, **changes: Any) -> ProblemType:
         changed = copy.copy(self)
@@ -287,7 +309,8 @@ class Solver(ABC):
 
         Of `differentiable`, `gaussian`, `perturbable` (its data, by noise as they have it),
         `linear`, `svd`, `covariance` (the prior's), `noise` (the misfit says what noise leaves of
-        it) and what operators add by their `provides`, such as `multi-frequency`.
+        it), `conditional` (a denoiser that sees the data) and what operators add by their
+        `provides`, such as `multi-frequency`.
         """
         return frozenset({"differentiable"})
 

@@ -39,7 +39,7 @@ class DMAP(DPS):
         levels: noise levels T.
         zeta: length of a step, as in DPS.
         scale_free: as in DPS.
-        time_min: as in DPS.
+        time_min, conditional: as in DPS.
         steps: K, gradients a level.
     """
 
@@ -56,7 +56,8 @@ class DMAP(DPS):
     def step(self, i: int, state: State, problem: InverseProblem, noise: SampleNoise) -> State:
         sigma, after = self.sigmas[i], self.sigmas[i + 1]
         found = guide(problem, state.x, float(sigma))
-        mean, spread = ancestral(state.x, found.denoised, sigma, after)
+        proposed = problem.denoised(state.x, float(sigma), found.denoised, self.conditional)
+        mean, spread = ancestral(state.x, proposed, sigma, after)
         if after == 0:
             return State(x=found.denoised, estimate=found.denoised)
         fresh = spread * noise.normal(mean, 1, i)

@@ -45,12 +45,14 @@ class DPS(Solver):
         zeta: step size; 0.25 serves most problems when scale-free, the paper has 0.4 to 1.
         scale_free: see above.
         time_min: end of the variance-preserving schedule with linear beta.
+        conditional: the problem's conditional denoiser proposes the step, one more call a level.
     """
 
     levels: int = 1000
     zeta: float = 0.25
     scale_free: bool = True
     time_min: float = 1e-3
+    conditional: bool = False
     search: ClassVar[Space] = {"zeta": Range(0.02, 2.0, log=True)}
 
     def __post_init__(self) -> None:
@@ -60,13 +62,19 @@ class DPS(Solver):
         super().__post_init__()
 
     @property
+    def requires(self) -> frozenset[str]:
+        """A differentiable problem; the conditional denoiser where it is to be used."""
+        return super().requires | ({"conditional"} if self.conditional else set())
+
+    @property
     def schedule(self) -> VP:
         return VP(self.levels, time_min=self.time_min)
 
     def step(self, i: int, state: State, problem: InverseProblem, noise: SampleNoise) -> State:
         sigma, after = self.sigmas[i], self.sigmas[i + 1]
         found = guide(problem, state.x, float(sigma))  # line 4, Tweedie
-        mean, spread = ancestral(state.x, found.denoised, sigma, after)
+        proposed = problem.denoised(state.x, float(sigma), found.denoised, self.conditional)
+        mean, spread = ancestral(state.x, proposed, sigma, after)
         unguided = mean + spread * noise.normal(mean, 1, i)  # line 6: the ancestral step
         x_next = unguided - self.pull(found, sigma, after)  # line 7
         return State(x=x_next, estimate=found.denoised if after > 0 else x_next)

@@ -70,7 +70,8 @@ class FreeDoM(DPS):
             if k > 0:
                 x = x + back * noise.normal(x, 2, i, k)  # line 9: travel back
             found = guide(problem, x, float(sigma))  # line 5
-            mean, spread = ancestral(x, found.denoised, sigma, after)
+            proposed = problem.denoised(x, float(sigma), found.denoised, self.conditional)
+            mean, spread = ancestral(x, proposed, sigma, after)
             x = mean + spread * noise.normal(mean, 1, i, k)  # line 4
             x = x - self.pull(found, sigma, after)  # lines 6-7
         return State(x=x, estimate=found.denoised if after > 0 else x)

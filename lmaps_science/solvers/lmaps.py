@@ -47,6 +47,8 @@ class LMAPS(ScoredSolver):
         products: vector-Jacobian products of the denoiser that span the subspace.
         temperature: of draws: the variance in units of the local posterior's, 1 being a true draw.
             Below 1 a draw lies nearer to the maximum.
+        conditional: the problem's conditional denoiser, which sees the data, is asked instead of
+            the prior.
     """
 
     levels: int = 50
@@ -60,6 +62,7 @@ class LMAPS(ScoredSolver):
     kappa: float = 1.0
     products: int = 3
     temperature: float = 1.0
+    conditional: bool = False
     search: ClassVar[Space] = {
         "kappa": Range(0.1, 30.0, log=True),
         "rho": Range(0.0, 1.0),
@@ -84,12 +87,17 @@ class LMAPS(ScoredSolver):
                 f"LMAPS: covariance must be 'isotropic', 'prior' or 'jacobian', got "
                 f"{self.covariance!r}."
             )
-        usable = self.kappa1 > 0 and "svd" not in self.local.requires and self.products >= 1
+        usable = (
+            not self.conditional
+            and self.kappa1 > 0
+            and "svd" not in self.local.requires
+            and self.products >= 1
+        )
         if self.covariance == "jacobian" and not usable:
             raise ValueError(
-                f"LMAPS(covariance='jacobian') needs kappa1 > 0, products >= 1 and a local solver "
-                f"without singular vectors, e.g. ConjugateGradient(), got kappa1={self.kappa1}, "
-                f"products={self.products}, local={self.local!r}."
+                f"LMAPS(covariance='jacobian') needs kappa1 > 0, products >= 1, a local solver "
+                f"without singular vectors, e.g. ConjugateGradient(), and conditional=False, "
+                f"got kappa1={self.kappa1}, products={self.products}, local={self.local!r}."
             )
         self._check_draws()
         super().__post_init__()
@@ -115,7 +123,8 @@ class LMAPS(ScoredSolver):
     @property
     def requires(self) -> frozenset[str]:
         """What the local solver needs; the prior's covariance where it is to be used."""
-        return self.local.requires | ({"covariance"} if self.covariance == "prior" else set())
+        wants = {"covariance": self.covariance == "prior", "conditional": self.conditional}
+        return self.local.requires | {name for name, wanted in wants.items() if wanted}
 
     @property
     def schedule(self) -> EDM:
@@ -131,7 +140,8 @@ class LMAPS(ScoredSolver):
             denoised, pull = problem.prior.pullback(state.x, sigma)
             local = self._local_problem(problem, denoised, sigma, pull)
         else:
-            local = self._local_problem(problem, problem.prior(state.x, sigma), sigma)
+            denoised = problem.denoised(state.x, sigma, None, self.conditional)
+            local = self._local_problem(problem, denoised, sigma)
         w = self._local(local, i, noise)
         z = local.image(w)  # eq. 8a
         kept = (1 - self.rho**2) ** 0.5 * (state.x - z) / sigma  # eq. 8b

@@ -9,8 +9,9 @@ import torch
 from lmaps_science.cards.registry import recipes
 from lmaps_science.io import DataError
 from lmaps_science.priors import load_prior, prior_info
+from lmaps_science.priors.draws import draw
 from lmaps_science.priors.networks import build_network
-from lmaps_science.training import ArrayImages, TrainingSettings, draw, edm_loss, train
+from lmaps_science.training import ArrayImages, TrainingSettings, edm_loss, train
 
 pytest.importorskip("accelerate")
 

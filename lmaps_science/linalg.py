@@ -182,7 +182,7 @@ def lbfgs(
     slope, t = inner(g, d), torch.ones_like(f)
     active = slope < 0
     idle = torch.zeros_like(f)  # how many steps running brought (almost) nothing
-    for _ in range(iterations - 1):
+    for evaluated in range(1, iterations):
         if not bool(active.any()):
             break
         trial = x + per_sample(torch.where(active, t, 0.0), d) * d
@@ -207,7 +207,9 @@ def lbfgs(
         x = torch.where(per_sample(accept, x), trial, x)
         g = torch.where(per_sample(accept, g), g_new, g)
         f = torch.where(accept, f_new, f)
-        d = torch.where(per_sample(accept, d), -_two_loop(g, steps, changes, rho), d)
+        newest = slice(-evaluated, None)  # of any sample: the places before it are empty
+        pairs = (steps[newest], changes[newest], rho[newest])
+        d = torch.where(per_sample(accept, d), -_two_loop(g, *pairs), d)
         slope = inner(g, d)
         t = torch.where(accept, 1.0, t)
         active = active & ~(reject & (t < 1e-6)) & (idle < 2) & (slope < 0)

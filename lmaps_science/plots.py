@@ -19,6 +19,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from lmaps_science.cards.problem import Problem
 from lmaps_science.cards.registry import find_kind, kinds
@@ -31,6 +32,7 @@ __all__ = [
     "Shades",
     "finish",
     "history",
+    "plot_calibration",
     "plot_prior_check",
     "plot_reconstruction",
     "plot_samples",
@@ -141,6 +143,59 @@ def plot_prior_check(data: xr.Dataset, path: PATH | None = None) -> Figure:
     with _complaints(data):
         figure = find_kind(data.attrs["kind"], "result").draw_prior_check(data)
         return finish(_plain_prior_check(data) if figure is None else figure, path)
+
+
+def plot_calibration(data: xr.Dataset, path: PATH | None = None) -> Figure:
+    """How well the spread of samples tells their error: coverage, ranks, spread against error.
+
+    Left, the share of pixels inside of intervals against the nominal one, with standard errors over
+    observations; middle, the density of the truth's rank among the samples; right, the error of the
+    mean against the spread. The dashed lines are where samples are drawn as they should be.
+
+    Args:
+        data: of `metrics.calibration`.
+        path: a file to write, atomically.
+
+    Raises:
+        DataError: the dataset is another one.
+    """
+    needed = ("coverage", "coverage_error", "rank_density", "spread", "error", "pixels")
+    lacking = [name for name in needed if name not in data]
+    if lacking:
+        raise DataError(
+            f"the dataset is not that of metrics.calibration: it lacks {', '.join(lacking)}."
+        )
+    figure = Picture(figsize=(10.2, 3.5), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    level, ideal = data["level"].values, {"color": "0.5", "ls": "--", "lw": 1}
+    left.plot([0, 1], [0, 1], **ideal)
+    error = np.nan_to_num(data["coverage_error"].values)  # of one observation it is not known
+    left.errorbar(level, data["coverage"].values, error, color=POINTS, marker="o", ms=4, capsize=3)
+    left.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="nominal share", ylabel="share inside")
+    left.set_title("central intervals", fontsize=10)
+    rank = data["rank"].values
+    middle.bar(rank, data["rank_density"].values, 0.92 / len(rank), color=POINTS, alpha=0.75)
+    middle.axhline(1, **ideal)
+    middle.set(xlim=(0, 1), xlabel="rank of the truth among the samples", ylabel="density")
+    middle.set_title("ranks: ∪ too little spread, ∩ too much", fontsize=10)
+    spread, wrong = data["spread"].values, data["error"].values
+    some = (spread > 0) & (wrong > 0)  # the axes are logarithmic
+    ends = [f(*spread[some], *wrong[some]) for f in (min, max)] if some.any() else [0.1, 1.0]
+    right.loglog(ends, ends, **ideal)
+    right.loglog(spread[some], wrong[some], color=POINTS, marker="o", ms=4)
+    for line in (right.xaxis, right.yaxis):
+        line.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        line.set_major_formatter("{x:g}")
+        line.set_minor_locator(NullLocator())
+    right.set(xlabel="spread (rms)", ylabel="error of the mean (rms)")
+    right.set_title("by level of spread", fontsize=10)
+    for axis in (left, right):
+        axis.grid(alpha=0.25)
+    n, factor = data.sizes["observation"], float(data.attrs.get("factor", 1))
+    note = f"{n} observation{'s' * (n > 1)}, {int(data['pixels'].sum())} pixels"
+    note += "" if factor == 1 else f"; spread times {factor:.3g}"
+    figure.supxlabel(note, fontsize=8, color="0.35", x=0.01, ha="left")
+    return finish(figure, path)
 
 
 def _dataset(result: xr.Dataset | Result, problem: Problem | None) -> xr.Dataset:

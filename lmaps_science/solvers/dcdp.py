@@ -48,7 +48,7 @@ class DCDP(Solver):
     local: GradientSolver = field(default_factory=LBFGS)
     discrepancy: float = 1.0
     sigma_max: float = 10.0
-    sigma_min: float = 0.1
+    sigma_min: float = 0.02
 
     def __post_init__(self) -> None:
         check(self, self.local, self.discrepancy)

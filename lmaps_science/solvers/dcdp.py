@@ -50,7 +50,7 @@ class DCDP(Solver):
     local: GradientSolver = field(default_factory=LBFGS)
     discrepancy: float = 1.0
     sigma_max: float = 10.0
-    sigma_min: float = 0.1
+    sigma_min: float = 0.02
     search: ClassVar[Space] = {
         "discrepancy": Range(0.5, 2.0, log=True),
         "sigma_max": Range(2.0, 100.0, log=True),

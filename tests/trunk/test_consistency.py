@@ -503,3 +503,17 @@ def test_cards_reach_every_solver(cls):
     with pytest.raises(ValueError, match="there is no 'conjugate_gradient'"):
         build_solver({"method": where, "local": "conjugate_gradient"})
     assert isinstance(built.local, GradientSolver)
+
+
+def test_the_history_of_rounds_at_one_noise_level_is_drawn_by_round():
+    from matplotlib.figure import Figure
+
+    from lmaps_science.plots import history
+
+    axis = Figure().subplots()
+    result = run(linear_problem(), DMPlug(6, discrepancy=0.0, local=LBFGS(3)))
+    history(axis, result.to_xarray(), 0)
+    assert axis.get_xlabel() == "round"
+    assert axis.lines[-1].get_xdata().tolist() == [1, 2, 3, 4, 5, 6]
+    history(axis := Figure().subplots(), run(linear_problem(), DCDP(6)).to_xarray(), 0)
+    assert axis.get_xlabel() == "noise level σ"

@@ -43,6 +43,7 @@ from lmaps_science.solvers import (
     DMAP,
     DPS,
     DSG,
+    FPSSMC,
     LGD,
     LMAPS,
     VMLMAP,
@@ -52,6 +53,7 @@ from lmaps_science.solvers import (
     FreeDoM,
     FrequencyHopping,
     Langevin,
+    MCGDiff,
     Metropolis,
     PerturbAndMAP,
     PiGDM,
@@ -415,6 +417,10 @@ def dsg() -> Solver:
     return DSG(levels=40)
 
 
+def fps_smc() -> Solver:
+    return FPSSMC(levels=20, particles=3)
+
+
 def freedom() -> Solver:
     return FreeDoM(levels=20)
 
@@ -455,6 +461,10 @@ def lmaps_jacobian() -> Solver:
 def lmaps_jacobian_exact() -> Solver:
     """TMPD."""
     return LMAPS(levels=12, covariance="jacobian", local=ConjugateGradient(), sigma_max=10.0)
+
+
+def mcg_diff() -> Solver:
+    return MCGDiff(levels=20, particles=3)
 
 
 def pigdm() -> Solver:
@@ -505,6 +515,7 @@ SOLVERS: list[Callable[[], Solver]] = [
     dps,
     dps_paper,
     dsg,
+    fps_smc,
     freedom,
     frequency_hopping,
     lgd,
@@ -515,6 +526,7 @@ SOLVERS: list[Callable[[], Solver]] = [
     lmaps_gradient_steps,
     lmaps_jacobian,
     lmaps_jacobian_exact,
+    mcg_diff,
     pigdm,
     pnp_dm,
     pnp_dm_perturb_and_map,

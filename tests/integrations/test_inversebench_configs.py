@@ -134,8 +134,10 @@ def test_every_method_that_its_operators_suffice_for_has_one():
     untuned = {
         "dmap",
         "dsg",
+        "fpssmc",
         "freedom",
         "lgd",
+        "mcgdiff",
         "population",
         "vmlmap",
     }  # nobody has tried them at the benchmark's sizes

@@ -44,6 +44,7 @@ from lmaps_science.solvers import (
     DMAP,
     DPS,
     DSG,
+    FPSSMC,
     LGD,
     LMAPS,
     MAPGA,
@@ -56,6 +57,7 @@ from lmaps_science.solvers import (
     FreeDoM,
     FrequencyHopping,
     Langevin,
+    MCGDiff,
     Metropolis,
     PerturbAndMAP,
     PiGDM,
@@ -432,6 +434,10 @@ def dsg() -> Solver:
     return DSG(levels=40)
 
 
+def fps_smc() -> Solver:
+    return FPSSMC(levels=20, particles=3)
+
+
 def freedom() -> Solver:
     return FreeDoM(levels=20)
 
@@ -484,6 +490,10 @@ def lmaps_jacobian_exact() -> Solver:
 
 def map_ga() -> Solver:
     return MAPGA(levels=12, local=BarzilaiBorwein(8), sigma_max=10.0)
+
+
+def mcg_diff() -> Solver:
+    return MCGDiff(levels=20, particles=3)
 
 
 def pigdm() -> Solver:
@@ -549,6 +559,7 @@ SOLVERS: list[Callable[[], Solver]] = [
     dps,
     dps_paper,
     dsg,
+    fps_smc,
     freedom,
     frequency_hopping,
     lgd,
@@ -562,6 +573,7 @@ SOLVERS: list[Callable[[], Solver]] = [
     lmaps_jacobian,
     lmaps_jacobian_exact,
     map_ga,
+    mcg_diff,
     pigdm,
     pnp_dm,
     pnp_dm_perturb_and_map,

@@ -44,8 +44,8 @@ class DMPlug(Solver):
 
     Measured, one sample beside the cards' LMAPS: on `black_hole/simulated` (four images) 2.7 dB
     above it, at 34 times its network calls (1,370, a VJP counted as two). Precise linear data are
-    not explained by the default's 220 evaluations (L is four to six times what noise leaves): 10 dB
-    below it on `scattering/linear_60` (four), 6 dB on a head of `mri/simulated` (one).
+    not explained by the default's 220 evaluations (L is four to nine times what noise leaves):
+    10 dB below it on `scattering/linear_60` (four), 6 dB on two heads of `mri/simulated`.
 
     Args:
         levels: rounds, each one run of `local` and an image.

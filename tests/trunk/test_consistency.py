@@ -417,7 +417,7 @@ def test_optimisers_lose_spread(solver):
     ("solver", "between", "light"),
     [
         (SITCOM(), (0.0, 0.05), (0.0, 0.05)),
-        (DCDP(), (0.0, 0.25), (0.0, 0.15)),
+        (DCDP(), (0.0, 0.25), (0.0, 0.25)),
         (ReSample(), (0.0, 0.1), (0.0, 0.4)),
         (DMPlug(), (0.25, 0.65), (0.05, 0.5)),  # its short chain cannot tell the modes apart
     ],

@@ -223,12 +223,15 @@ def _complaints(data: xr.Dataset) -> Iterator[None]:
 def history(axis: Axes, data: xr.Dataset, best: int) -> None:
     """The data misfit of every sample on its way from noise to image; sample `best` in colour."""
     sigma, misfit = data["sigma"].values, data["misfit"].values
-    axis.loglog(sigma, misfit, color="0.75", lw=0.8)
-    axis.loglog(sigma, misfit[:, best], color=POINTS, lw=1.6)
-    axis.invert_xaxis()
+    rounds = len(sigma) > 1 and sigma[0] == sigma[-1]  # methods that stay at one noise level
+    x = np.arange(1, len(sigma) + 1) if rounds else sigma
+    axis.loglog(x, misfit, color="0.75", lw=0.8)
+    axis.loglog(x, misfit[:, best], color=POINTS, lw=1.6)
+    if not rounds:
+        axis.invert_xaxis()
     axis.grid(alpha=0.25)
     axis.tick_params(axis="y", which="both", labelsize=8)
-    axis.set(xlabel="noise level σ")
+    axis.set(xlabel="round" if rounds else "noise level σ")
     axis.set_title("data misfit −log p(y|x)", fontsize=10)
 
 

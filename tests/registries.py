@@ -45,6 +45,7 @@ from lmaps_science.solvers import (
     DMAP,
     DPS,
     DSG,
+    FPSSMC,
     LGD,
     LMAPS,
     MAPGA,
@@ -57,6 +58,7 @@ from lmaps_science.solvers import (
     FreeDoM,
     FrequencyHopping,
     Langevin,
+    MCGDiff,
     Metropolis,
     PerturbAndMAP,
     PiGDM,
@@ -434,6 +436,10 @@ def dsg() -> Solver:
     return DSG(levels=40)
 
 
+def fps_smc() -> Solver:
+    return FPSSMC(levels=20, particles=3)
+
+
 def freedom() -> Solver:
     return FreeDoM(levels=20)
 
@@ -486,6 +492,10 @@ def lmaps_jacobian_exact() -> Solver:
 
 def map_ga() -> Solver:
     return MAPGA(levels=12, local=BarzilaiBorwein(8), sigma_max=10.0)
+
+
+def mcg_diff() -> Solver:
+    return MCGDiff(levels=20, particles=3)
 
 
 def pigdm() -> Solver:
@@ -551,6 +561,7 @@ SOLVERS: list[Callable[[], Solver]] = [
     dps,
     dps_paper,
     dsg,
+    fps_smc,
     freedom,
     frequency_hopping,
     lgd,
@@ -564,6 +575,7 @@ SOLVERS: list[Callable[[], Solver]] = [
     lmaps_jacobian,
     lmaps_jacobian_exact,
     map_ga,
+    mcg_diff,
     pigdm,
     pnp_dm,
     pnp_dm_perturb_and_map,

@@ -13,6 +13,8 @@ from lmaps_science.local_map import LBFGS, ConjugateGradient
 from lmaps_science.sampling import Solver
 from lmaps_science.solvers import Metropolis
 
+# Of so few pixels, and images that an untrained prior proposes.
+pytestmark = pytest.mark.filterwarnings("ignore:FullWaveScattering")
 SOLVERS = {cls.__name__: cls for cls in methods().values() if issubclass(cls, Solver)}
 UVFITS = Path(__file__).parent / "golden" / "black_hole_obs.uvfits"
 CHEAP = {  # what makes a level dear, made small

@@ -63,9 +63,9 @@ def run(
 
     Runs a solver from several random starts: images that fit the data and look as the prior's do.
     LMAPS looks for modes, so the spread of its samples is no calibrated uncertainty; --preset
-    uncertainty, where a card has it, draws, and comes with calibrated intervals. Writes result.nc
-    (everything), the mean as FITS or NIfTI, figure.png, samples.png and summary.txt/.json to a
-    folder: all of them, or none.
+    uncertainty, where a card has it, draws, and `lmaps calibrate` learns how far to trust that.
+    Writes result.nc (everything), the mean as FITS or NIfTI, figure.png, samples.png and
+    summary.txt/.json to a folder: all of them, or none.
 
     An interrupted run goes on with the same command. A folder that holds results is refused
     without --force, which replaces them and leaves all other files alone.

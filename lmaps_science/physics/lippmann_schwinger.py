@@ -29,8 +29,11 @@ from lmaps_science.physics.scattering_geometry import ScatteringGeometry, green
 __all__ = ["FullWaveScattering", "NotConverged"]
 
 
-class NotConverged(RuntimeError):
-    """The fields of some images did not converge; `images`, booleans (B,), says of which."""
+class NotConverged(RuntimeError, FloatingPointError):
+    """The fields of some images did not converge; `images`, booleans (B,), says of which.
+
+    It is a FloatingPointError, too: a run that meets it has diverged, as one that meets a NaN.
+    """
 
     def __init__(self, message: str, images: Tensor):
         super().__init__(message)
@@ -147,9 +150,13 @@ class FullWaveScattering(Operator):
             raise NotConverged(
                 f"FullWaveScattering: {int(failed.sum())} of {batch * transmitters} fields did not "
                 f"converge in {self.iterations} iterations: relative residual "
-                f"{float(residual.max()):.2g}, wanted {tolerance:g}. The contrast reaches "
-                f"{float(x.max()):.3g} and {float(x.min()):.3g}; lower it (e.g. clamp the image), "
-                "give more iterations, or use dtype=torch.float64.",
+                f"{float(residual.max()):.2g}, wanted {tolerance:g}. The contrast goes from "
+                f"{float(x.min()):.3g} to {float(x.max()):.3g}: too much for so large an image. "
+                "Samplers come upon such images by accident, mostly where the first, made of "
+                "noise, fills the square: take the method frequency_hopping, which starts anew "
+                "from no object, lower the limits of the contrast (in a card image.max_contrast, "
+                "e.g. 2.0) or leave out the highest frequency. Where this very image is meant, "
+                "give more iterations, e.g. 5000, or dtype=torch.float64.",
                 failed.unflatten(0, (batch, transmitters)).any(1),
             )
         return fields.unflatten(0, (batch, transmitters))

@@ -18,7 +18,7 @@ from lmaps_science.cards.calibration import (
     simulations,
     write_factors,
 )
-from lmaps_science.cards.inputs import made_from
+from lmaps_science.cards.inputs import identity, made_from
 from lmaps_science.cards.registry import find_kind
 from lmaps_science.cards.schema import Card
 from lmaps_science.io import DataError, read_netcdf
@@ -70,7 +70,7 @@ def calibrate(
         n_samples, seed, batch_size, progress: as in `reconstruct_many`.
         level: of the intervals.
         first: number of the first image. No other than these is used.
-        runs: folder for the results; default: beside `out`, `NAME-runs`.
+        runs: folder for the results; default: one for these settings in `NAME-runs` beside `out`.
         force: replace the factor of the same configuration in `out`.
 
     Raises:
@@ -87,15 +87,18 @@ def calibrate(
             f"between 0 and 1, got {images}, {n_samples} and {level}: the factor of fewer says "
             "more about these images than about the card. 20 images of 8 samples serve well."
         )
-    folder = Path(runs) if runs is not None else path.with_name(f"{path.name.split('.')[0]}-runs")
-    make_folder(folder)
     changes = dict(overrides or {})
-    batch = Batch(card, str(folder), prior, changes, preset, samples=n_samples, seed=seed)
+    batch = Batch(card, "", prior, changes, preset, samples=n_samples, seed=seed)
     name, _ = simulations(batch.card_of())
     each = f"{name}:{first}-{first + images - 1}"
     found = find_observations(batch, each=each)
     simulated = batch.card_of(found[0])
     others = _others(path, simulated, card, force)
+    made = configuration(simulated, made_from(simulated, card, None), simulated.solver())
+    if runs is None:  # of other settings each other ones
+        own = identity({"configuration": made, "samples": n_samples, "seed": seed})[:12]
+        runs = path.with_name(f"{path.name.split('.')[0]}-runs") / own
+    folder = make_folder(runs)
     report = reconstruct_many(
         card,
         (),
@@ -126,9 +129,7 @@ def calibrate(
         observations=each,
         samples=n_samples,
         seed=seed,
-        configuration=configuration(
-            simulated, made_from(simulated, card, None), simulated.solver()
-        ),
+        configuration=made,
     )
     write_factors(path, [*others, factor])
     return factor

@@ -11,12 +11,14 @@ from lmaps_science.solvers.dmplug import DMPlug
 from lmaps_science.solvers.dps import DPS
 from lmaps_science.solvers.dsg import DSG
 from lmaps_science.solvers.exact_svd import ExactSVD
+from lmaps_science.solvers.fps_smc import FPSSMC
 from lmaps_science.solvers.freedom import FreeDoM
 from lmaps_science.solvers.frequency_hopping import FrequencyHopping
 from lmaps_science.solvers.lgd import LGD
 from lmaps_science.solvers.lmaps import LMAPS
 from lmaps_science.solvers.local_posterior import Langevin, Metropolis, PerturbAndMAP
 from lmaps_science.solvers.map_ga import MAPGA
+from lmaps_science.solvers.mcg_diff import MCGDiff
 from lmaps_science.solvers.pigdm import PiGDM
 from lmaps_science.solvers.pnp_dm import PnPDM
 from lmaps_science.solvers.population import Population
@@ -34,6 +36,7 @@ __all__ = [
     "DMAP",
     "DPS",
     "DSG",
+    "FPSSMC",
     "LGD",
     "LMAPS",
     "MAPGA",
@@ -46,6 +49,7 @@ __all__ = [
     "FreeDoM",
     "FrequencyHopping",
     "Langevin",
+    "MCGDiff",
     "Metropolis",
     "PerturbAndMAP",
     "PiGDM",

@@ -29,7 +29,8 @@ class AnnealedLangevin(Solver):
     with the steps `eta_i = rate sigma_i^2` and the paper's annealed `gamma_i` set to
     `||A|| sigma_i`, the noise of the image as the data see it at most: no step is too long then,
     whatever the operator and its noise. The limit of many levels and small rates samples the
-    posterior. The result is the denoised image of the last step.
+    posterior. The result is the denoised image of the last step. Tables of MRI methods with
+    diffusion priors call this method CSGM.
 
     Args:
         levels: noise levels T; the paper has 2311, with 3 steps each. The ratio of neighbours

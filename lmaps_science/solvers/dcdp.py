@@ -36,6 +36,11 @@ class DCDP(Solver):
     Known bias: what the data see is fitted to the noise, whatever the prior makes of it,
     and what they do not see is left as purified; the samples spread less than the posterior.
 
+    Measured, four images a field beside the cards' LMAPS, at its network calls (40) and a third of
+    its operator calls to as many: 2.0 dB below it on `scattering/linear_60`, 1.1 dB on heads of
+    `mri/simulated` at 96 x 96, 0.9 dB on `black_hole/simulated`. With `sigma_min=0.1` the last fit
+    put more noise into the linear ones: 4.8 and 2.4 dB below.
+
     Args:
         levels: rounds T; the paper has 10.
         ode_steps: denoiser calls of a purification; the paper has 20, or 1.
@@ -50,7 +55,7 @@ class DCDP(Solver):
     local: GradientSolver = field(default_factory=LBFGS)
     discrepancy: float = 1.0
     sigma_max: float = 10.0
-    sigma_min: float = 0.1
+    sigma_min: float = 0.02
     search: ClassVar[Space] = {
         "discrepancy": Range(0.5, 2.0, log=True),
         "sigma_max": Range(2.0, 100.0, log=True),

@@ -39,6 +39,10 @@ class MAPGA(Solver):
 
     It seeks modes: the spread of its samples says nothing of the errors.
 
+    Measured beside the cards' LMAPS, at 40 times its network calls (1,620, a VJP counted as two)
+    and half of its operator calls: 0.2 dB below it on `scattering/linear_60`, 4.4 dB above it on
+    `black_hole/simulated` (four images each), 0.4 dB above on two heads of `mri/simulated`.
+
     Args:
         levels: noise levels T.
         ode_steps: denoiser calls of the flow.

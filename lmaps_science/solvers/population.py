@@ -1,7 +1,7 @@
 r"""A population of particles for one sample, thinned by the local objective on the way.
 
-At high noise the particles of a local MAP method fall into different modes, and later levels do not
-leave them. Which mode is the better one shows early, and more clearly than at the end.
+At high noise the particles of a local MAP method fall into different modes, and later levels hardly
+leave them. Which mode is the better one shows on the way: the rest need not be run to the end.
 """
 
 from __future__ import annotations
@@ -44,8 +44,7 @@ class Population(Solver):
         solver: the method: `LMAPS`, or another whose steps have a local objective.
         particles: P, of each sample at the start.
         keep: noise level -> how many particles go on from there. Fewer at every lower level, 1 at
-            the last: a sample is one image. By J at 0.66, where black holes were measured, more
-            particles were in the right mode than by the misfit of finished images.
+            the last: a sample is one image. 0.66 is where it was measured on black holes.
 
     Example:
         Population(LMAPS(40, sigma_max=20.0, sigma_min=0.02), 8, keep={2: 6, 1: 4, 0.66: 1})

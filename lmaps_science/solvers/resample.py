@@ -37,6 +37,11 @@ class ReSample(Solver):
     Known bias: the last step fits the data to the level of the noise without regard to the prior,
     and nothing carries the data's uncertainty: samples spread less than the posterior.
 
+    Measured, four images a field beside the cards' LMAPS, at 2.5 times its network calls (100) and
+    from half of its operator calls to as many: 6.0 dB below it on `scattering/linear_60`, 2.7 dB on
+    heads of `mri/simulated` at 96 x 96, 1.7 dB on `black_hole/simulated`. `every=5` lost 1.7
+    and 6.8 dB more on two black holes; `gamma=1000` gained 0.3 to 0.8 dB on three images.
+
     Args:
         levels: noise levels T; the paper has 500.
         every: levels from one optimisation to the next; the paper has 10.

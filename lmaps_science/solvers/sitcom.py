@@ -33,9 +33,14 @@ class SITCOM(Solver):
     the stated noise leaves of it, or when `local` gives up; no truth is asked. Each state tells
     which samples got there, `extra["explained"]`.
 
-    Known bias: it fits the noise to its level at every noise level of the prior, early ones too,
-    and follows the denoised mean where the data say nothing: samples spread less than the
-    posterior.
+    Known bias: it fits the data to their noise at every noise level of the prior, early ones too,
+    and follows the denoised mean where they say nothing: samples spread less than the posterior,
+    and modes that fit a little worse are lost.
+
+    Measured, four images a field beside the cards' LMAPS, at 15 times its network calls (600, a
+    VJP counted as two): 1.9 dB below it on `scattering/linear_60`, 1.0 dB on heads of
+    `mri/simulated` at 96 x 96; on `black_hole/simulated` 3.8 dB above, one of the four in a mode
+    that does not fit.
 
     Args:
         levels: noise levels T; the paper has 20.

@@ -154,7 +154,10 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=20, help="of the simulated setting")
     parser.add_argument("--methods", nargs="+", help="only these (parts of names)")
     parser.add_argument("--prior", help="another prior than the shipped one")
+    changed = "change the cards, e.g. maps.source=full; the case names it"
+    parser.add_argument("--set", nargs="+", default=[], dest="changes", help=changed)
     arguments = parser.parse_args()
+    changes = dict(change.split("=", 1) for change in arguments.changes)
     chosen = [*CLASSICAL, *(BART if shutil.which("bart") else ()), *METHODS]
     if arguments.methods:
         chosen = [n for n in chosen if any(part in n for part in arguments.methods)]
@@ -170,11 +173,12 @@ def main() -> None:
             names = list(TUNING) if setting == "tuning" else chosen
             data = arguments.full if setting == "full" else None
             for case, k, card, overrides in cases(setting, arguments.images):
+                case = ", ".join([case, *arguments.changes])
                 keys = {name: (setting, case, str(k), name) for name in names}
                 missing = [name for name, key in keys.items() if key not in done]
                 if not missing:
                     continue
-                problem = load_problem(card, data, arguments.prior, overrides)
+                problem = load_problem(card, data, arguments.prior, overrides | changes)
                 for name in missing:
                     started = time.perf_counter()
                     image, calls = reconstruct(problem, name)

@@ -47,7 +47,7 @@ def learned(tmp_path_factory):
     folder = tmp_path_factory.mktemp("calibration")
     outcome = lmaps(
         "calibrate", CARD, "--prior", "gaussian", *SETS, "--images", 5, "--samples", 4,
-        "--out", folder / "f.json", "--device", "cpu", "-q",
+        "--out", folder / "f.json", "--runs", folder / "f-runs", "--device", "cpu", "-q",
     )  # fmt: skip
     assert outcome.exit_code == 0, outcome.output
     assert "factor" in outcome.stdout
@@ -104,6 +104,10 @@ def test_the_same_command_goes_on_and_asks_before_it_replaces(learned, tmp_path)
     draws = {**OPTIONS, "overrides": {**TINY, **DRAWS}}
     other = calibrate(CARD, copy, 5, 4, **draws)  # another configuration: both stay
     assert read_factors(copy) == [again, other]
+    (made,) = (tmp_path / "f-runs").iterdir()
+    calibrate(CARD, copy, 5, 3, force=True, **draws)  # of other samples, so in another folder
+    assert len(list((tmp_path / "f-runs").iterdir())) == 2
+    assert len(list(made.glob("phantom*/result.nc"))) == 5
     assert other.factor != again.factor
 
 

@@ -417,7 +417,7 @@ def test_optimisers_lose_spread(solver):
     ("solver", "between", "light"),
     [
         (SITCOM(), (0.0, 0.05), (0.0, 0.05)),
-        (DCDP(), (0.0, 0.25), (0.0, 0.15)),
+        (DCDP(), (0.0, 0.25), (0.0, 0.25)),
         (ReSample(), (0.0, 0.1), (0.0, 0.4)),
         (DMPlug(), (0.25, 0.65), (0.05, 0.5)),  # its short chain cannot tell the modes apart
     ],
@@ -503,3 +503,17 @@ def test_cards_reach_every_solver(cls):
     with pytest.raises(ValueError, match="there is no 'conjugate_gradient'"):
         build_solver({"method": where, "local": "conjugate_gradient"})
     assert isinstance(built.local, GradientSolver)
+
+
+def test_the_history_of_rounds_at_one_noise_level_is_drawn_by_round():
+    from matplotlib.figure import Figure
+
+    from lmaps_science.plots import history
+
+    axis = Figure().subplots()
+    result = run(linear_problem(), DMPlug(6, discrepancy=0.0, local=LBFGS(3)))
+    history(axis, result.to_xarray(), 0)
+    assert axis.get_xlabel() == "round"
+    assert axis.lines[-1].get_xdata().tolist() == [1, 2, 3, 4, 5, 6]
+    history(axis := Figure().subplots(), run(linear_problem(), DCDP(6)).to_xarray(), 0)
+    assert axis.get_xlabel() == "noise level σ"

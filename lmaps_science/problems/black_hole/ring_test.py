@@ -30,7 +30,7 @@ __all__ = ["Group", "has_ring", "ring_test", "search", "starts"]
 # Seen at this part of the beam, about what a prior adds to it; faint surroundings of a bright knot
 # are no ring, though its statistics can be measured.
 SHARPNESS, FAINTEST = 0.4, 0.15
-DECISIVE = 10.0  # of the log ratio: samples of one kind differ by as much
+DECISIVE = 20.0  # of the log ratio: by 10 it has been wrong, in M87* and its like
 ENOUGH = 2  # samples of a kind, below which more are looked for
 NOISE_LEVELS = (0.7, 0.3)  # from which a search begins, in model space; images span 2
 EACH = 2  # images from each of them
@@ -79,7 +79,7 @@ def ring_test(
         limits: the reduced chi2 of each kind up to which an image explains the data.
 
     Returns:
-        `finding`: "ring" or "no ring" where the best image of that kind is better by 10 and more in
+        `finding`: "ring" or "no ring" where the best image of that kind is better by 20 and more in
         the logarithm of the likelihood, or no other one was found though `search` or a second prior
         looked for it; "undecided" where both kinds fit; "no fit" where no image does;
         "not tested". `samples`, `with_ring`: how many there are. `best_ring`, `best_without`: which

@@ -32,7 +32,7 @@ def test_a_bright_knot_in_a_faint_ring_is_no_ring():
 
 
 @pytest.mark.parametrize(
-    ("without", "finding"), [(1.1, "undecided"), (1.3, "ring"), (0.7, "no ring")]
+    ("without", "finding"), [(1.3, "undecided"), (1.5, "ring"), (0.5, "no ring")]
 )
 def test_the_better_kind_is_found_where_it_is_better_by_far(without, finding):
     test = ring_test(

@@ -6,6 +6,7 @@ from typer.testing import CliRunner
 
 from lmaps_science import cli
 from lmaps_science.io import read_netcdf
+from lmaps_science.physics.lippmann_schwinger import FullWaveScattering
 
 SMALL = ["--prior=gaussian", "--quiet", "--device=cpu", "--set=image.npix=20"]
 LINEAR = ["run", "scattering/linear_60", *SMALL, "--set=observation.receivers=30"]
@@ -83,6 +84,24 @@ def test_fields_that_do_not_converge_are_reported_with_their_residual(tmp_path):
     said = refuse(*FULL, *settings, *LEVELS, "--out", tmp_path / "out")
     assert "did not converge" in said
     assert "relative residual" in said
+
+
+@pytest.mark.filterwarnings("ignore:.*pixels per wavelength")
+def test_a_run_that_meets_such_fields_says_what_to_change_and_leaves_nothing(tmp_path, monkeypatch):
+    """Plain LMAPS, whose first image is made of noise."""
+    build = FullWaveScattering.__init__
+
+    def impatient(self, *args, **options):
+        build(self, *args, **{**options, "iterations": 6})  # the truth takes fewer
+
+    monkeypatch.setattr(FullWaveScattering, "__init__", impatient)
+    lmaps_alone = ["--set=solver.method=lmaps", "--set=solver.local=lbfgs", *LEVELS]
+    lmaps_alone += ["--set=image.max_contrast=20", "--set=observation.contrast=0.1"]
+    said = refuse(*FULL, *lmaps_alone, "--samples=1", "--out", tmp_path / "out")
+    assert said.startswith("error: FullWaveScattering: ")  # no name of a class, no way to a bug
+    for part in ("did not converge in 6", "frequency_hopping", "image.max_contrast, e.g. 2.0"):
+        assert part in said
+    assert not (tmp_path / "out" / "result.nc").exists()
 
 
 def test_malformed_measured_files_name_the_line(tmp_path):

@@ -11,7 +11,7 @@ from lmaps_science import list_problems, load_problem, sample
 from lmaps_science.cards.registry import methods
 from lmaps_science.local_map import LBFGS, ConjugateGradient
 from lmaps_science.sampling import Solver
-from lmaps_science.solvers import Metropolis
+from lmaps_science.solvers import LMAPS, Metropolis, Population
 
 # Of so few pixels, and images that an untrained prior proposes.
 pytestmark = pytest.mark.filterwarnings("ignore:FullWaveScattering")
@@ -25,6 +25,7 @@ CHEAP = {  # what makes a level dear, made small
     "prior_steps": 2,
     "ode_steps": 2,
     "draws": 2,
+    "particles": 2,
 }
 IMAGE = {"image.npix": 16}
 ARRAY = {**IMAGE, "observation.receivers": 12, "observation.transmitters": 3}
@@ -35,6 +36,8 @@ COVERAGE = {
 }
 WHOLE = {"sampling.acceleration": None}  # of so few lines, the centre would tell no coil maps
 CROPLESS = {"kspace.benchmark_crop": False}
+PHOTOGRAPH = {"picture.npix": 16}
+BLURRED = {**PHOTOGRAPH, "degradation.size": 5}
 FULL_WAVE = {**ARRAY, "observation.frequencies_ghz": [1.0, 2.0]}
 TINY = {  # what makes each card small, and its data where it has none of its own
     "black_hole/inversebench_10": (COVERAGE, None),
@@ -48,6 +51,20 @@ TINY = {  # what makes each card small, and its data where it has none of its ow
     "mri/inversebench": ({**CROPLESS, "noise.sigma": 0.02, "maps.source": "full"}, "scan"),
     "mri/kspace": (WHOLE, "scan"),
     "mri/simulated": ({"kspace.npix": 56, "kspace.coils": 3}, None),
+    "restoration/box": (PHOTOGRAPH, None),
+    "restoration/expand": (PHOTOGRAPH, None),
+    "restoration/gaussian_blur": (BLURRED, None),
+    "restoration/half": (PHOTOGRAPH, None),
+    "restoration/hdr": (PHOTOGRAPH, None),
+    "restoration/jpeg": (PHOTOGRAPH, None),
+    "restoration/motion_blur": (BLURRED, None),
+    "restoration/nonlinear_blur": (BLURRED, None),
+    "restoration/phase": (PHOTOGRAPH, None),
+    "restoration/quantize": (PHOTOGRAPH, None),
+    "restoration/random": (PHOTOGRAPH, None),
+    "restoration/sr4": (PHOTOGRAPH, None),
+    "restoration/sr_mask": (PHOTOGRAPH, None),
+    "restoration/uniform_blur": (BLURRED, None),
     "scattering/fresnel": ({**IMAGE, "observation.frequencies_ghz": [2.0, 3.0]}, "fresnel"),
     "scattering/full_wave": (FULL_WAVE, None),
     "scattering/linear_180": (ARRAY, None),
@@ -58,6 +75,8 @@ TINY = {  # what makes each card small, and its data where it has none of its ow
 
 def tiny(cls: type[Solver]) -> Solver:
     """With two levels, each of them cheap."""
+    if cls is Population:
+        return Population(tiny(LMAPS), particles=2)
     solver = cls()
     found = {"levels": 2}
     for field in fields(solver):

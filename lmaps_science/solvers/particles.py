@@ -8,13 +8,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lmaps_science.noise import VP, SampleNoise
 from lmaps_science.sampling import InverseProblem, Solver, State
+from lmaps_science.search import Space
 from lmaps_science.solvers.guidance import ancestral
 from lmaps_science.solvers.spectral import Spectrum, spectrum
 
@@ -100,6 +101,7 @@ class ParticleFilter(Solver):
     levels: int = 100
     particles: int = 16
     time_min: float = 1e-3
+    search: ClassVar[Space] = {}
     requires = frozenset({"gaussian", "svd"})
 
     def __post_init__(self) -> None:

@@ -85,7 +85,9 @@ class RestorationCard(Card):
     """A photograph from a degraded one."""
 
     series: ClassVar[Mapping[str, Series]] = {
-        "photograph": Series({"picture.image": "photograph:{}", "picture.seed": "{}"})
+        "photograph": Series(
+            {"picture.image": "photograph:{}", "picture.seed": "{}"}, simulated=True
+        )
     }
 
     kind: Literal["restoration"]

@@ -184,7 +184,9 @@ def test_a_misfit_without_stated_noise_is_refused_unless_nothing_stops_there():
 # ---------------------------------------------------------------- the equations
 
 
-@pytest.mark.parametrize("make", [gaussian_real, gaussian_complex_nonlinear], ids=str)
+@pytest.mark.parametrize(
+    "make", [gaussian_real, gaussian_complex_nonlinear], ids=lambda make: make.__name__
+)
 @pytest.mark.parametrize("steps", [1, 3])
 def test_the_gradient_through_a_chain_is_that_of_finite_differences(make, steps):
     misfit, prior = make(), dense_gaussian()

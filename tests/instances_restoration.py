@@ -36,7 +36,7 @@ def inpainting() -> Operator:
 
 
 def reduced_bicubic() -> Operator:
-    return Separable(reducing(8, 4, "bicubic"), reducing(12, 4, "bicubic"), 2, dtype=F64)
+    return Separable(reducing(8, 4, "bicubic"), reducing(12, 4, "bicubic"), 3, dtype=F64)
 
 
 def reduced_average() -> Operator:
@@ -44,7 +44,7 @@ def reduced_average() -> Operator:
 
 
 def gaussian_blur() -> Operator:
-    return separable_blur(gaussian_kernel(5, 1.2), (2, 8, 7), dtype=F64)
+    return separable_blur(gaussian_kernel(5, 1.2), (3, 8, 7), dtype=F64)
 
 
 def truncated_blur() -> Operator:
@@ -52,7 +52,7 @@ def truncated_blur() -> Operator:
 
 
 def circular_blur() -> Operator:
-    return CircularBlur(lopsided(), (2, 6, 7), dtype=F64)
+    return CircularBlur(lopsided(), (3, 6, 7), dtype=F64)
 
 
 def truncated_circular_blur() -> Operator:
@@ -61,7 +61,7 @@ def truncated_circular_blur() -> Operator:
 
 
 def mirrored_blur() -> Operator:
-    return Blur(lopsided(), (2, 6, 7), dtype=F64)
+    return Blur(lopsided(), (3, 6, 7), dtype=F64)
 
 
 def clipping() -> Operator:
@@ -73,7 +73,7 @@ def camera_blur() -> Operator:
 
 
 def phase_retrieval() -> Operator:
-    return PhaseRetrieval((2, 6, 4))
+    return PhaseRetrieval((3, 6, 4))
 
 
 RESTORATION: list[Callable[[], Operator]] = [

@@ -23,8 +23,8 @@ from lmaps_science.cards.load import load_card
 from lmaps_science.io import folders, read_image, read_netcdf, read_uvfits, write_netcdf
 from lmaps_science.manifests import shipped_folder
 from lmaps_science.problems.black_hole.problem import BlackHoleProblem
+from lmaps_science.sampling import ScoredSolver
 from lmaps_science.sampling.progress import Progress
-from lmaps_science.solvers import LMAPS
 
 UVFITS = str(Path(__file__).parent / "golden" / "black_hole_obs.uvfits")
 M87 = ["run", "black_hole/m87_2017", "--data", UVFITS, "--prior", "gaussian", "--device", "cpu"]
@@ -136,13 +136,13 @@ def test_foreign_files_of_the_names_of_results_are_refused(tmp_path, monkeypatch
     (tmp_path / "figure.png").write_text("mine")
     command = [*M87, *QUICK, "--samples", 1, "--out", tmp_path]
     with monkeypatch.context() as patched:
-        patched.setattr(LMAPS, "step", None)
+        patched.setattr(ScoredSolver, "step", None)
         assert "holds results already (figure.png)" in refuse(*command)
     (tmp_path / "figure.png").rename(tmp_path / "mean.fits")
     assert "holds results already (mean.fits)" in refuse(*command)
     assert sorted(p.suffix for p in tmp_path.iterdir()) == [".fits", ".pt"]
     assert (tmp_path / "mean.fits").read_text() == "mine"
-    monkeypatch.setattr(LMAPS, "step", None)  # nothing is sampled again
+    monkeypatch.setattr(ScoredSolver, "step", None)  # nothing is sampled again
     monkeypatch.setattr("lmaps_science.problems.black_hole.problem.search", lambda *of: None)
     assert lmaps(*command, "--force").exit_code == 0
     assert {p.name for p in tmp_path.iterdir()} == FILES - {"samples.png"}
@@ -528,7 +528,7 @@ def test_unusable_data(tmp_path, spoil, message):
 
 
 def test_a_run_that_diverges_leaves_nothing(tmp_path, monkeypatch):
-    step = LMAPS.step
+    step = ScoredSolver.step
 
     def diverging(self, i, state, problem, noise):
         state = step(self, i, state, problem, noise)
@@ -537,7 +537,7 @@ def test_a_run_that_diverges_leaves_nothing(tmp_path, monkeypatch):
             state.x.fill_(np.nan)
         return state
 
-    monkeypatch.setattr(LMAPS, "step", diverging)
+    monkeypatch.setattr(ScoredSolver, "step", diverging)
     command = instead("--set=solver.levels=20", "--samples=1", "--out", tmp_path / "out")
     message = refuse(*command)
     assert "NaN or infinite at level 12" in message
@@ -570,7 +570,7 @@ def test_a_disk_that_fills_up_leaves_the_checkpoint_alone(tmp_path, monkeypatch)
         raise AssertionError("sampled again")
 
     with monkeypatch.context() as patched:
-        patched.setattr(LMAPS, "step", step)
+        patched.setattr(ScoredSolver, "step", step)
         # The analysis looks for rings, or for images without, with a few steps of its own.
         patched.setattr("lmaps_science.problems.black_hole.problem.search", lambda *of: None)
         assert lmaps(*command).exit_code == 0
@@ -587,7 +587,7 @@ def test_folders_that_were_made_are_removed_again(tmp_path, monkeypatch):
     def broken(*arguments):
         raise ValueError("broken")
 
-    monkeypatch.setattr(LMAPS, "step", broken)
+    monkeypatch.setattr(ScoredSolver, "step", broken)
     (tmp_path / "mine").mkdir()
     assert "broken" in refuse(*M87, *QUICK, "--out", tmp_path / "mine" / "new" / "newer")
     assert [*tmp_path.rglob("*")] == [tmp_path / "mine"]
@@ -656,9 +656,10 @@ def test_an_interrupted_run_goes_on(tmp_path, number, code):
     start = (
         # What runs in the background of a shell inherits that SIGINT is ignored.
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
-        "import time; from lmaps_science import cli; from lmaps_science.solvers import LMAPS;"
-        "step = LMAPS.step;"
-        "LMAPS.step = lambda *a: (print('level', a[1], flush=True), time.sleep(0.2), step(*a))[2];"
+        "import time; from lmaps_science import cli; from lmaps_science.sampling import ScoredSolver;"
+        "step = ScoredSolver.step;"
+        "ScoredSolver.step = lambda *a: "
+        "(print('level', a[1], flush=True), time.sleep(0.2), step(*a))[2];"
         "cli.app()"
     )
     settings = ["--set=image.npix=16", "--set=solver.levels=9", "--samples=1"]

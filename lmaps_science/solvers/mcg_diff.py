@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from lmaps_science.sampling import State
+from lmaps_science.search import Space
 from lmaps_science.solvers.particles import Move, ParticleFilter, fuse
 from lmaps_science.solvers.spectral import Spectrum
 
@@ -39,6 +41,8 @@ class MCGDiff(ParticleFilter):
 
     (Arguments: those of `ParticleFilter`.)
     """
+
+    search: ClassVar[Space] = {}
 
     def begin(self, data: Spectrum, noise: Tensor) -> tuple[Move, Mapping[str, Tensor]]:
         top = float(self.sigmas[0])

@@ -572,9 +572,15 @@ def test_problems_move_with_all_their_parts():
 
 def test_what_problems_provide():
     nonlinear = inverse_problem(gaussian_complex_nonlinear())
-    assert nonlinear.provides == {"differentiable", "gaussian", "covariance", "noise"}
+    assert nonlinear.provides == {
+        "differentiable",
+        "gaussian",
+        "covariance",
+        "noise",
+        "perturbable",
+    }
     assert linear_problem().provides == nonlinear.provides | {"linear", "svd"}
-    assert closure_problem().provides == {"differentiable", "covariance", "noise"}
+    assert closure_problem().provides == nonlinear.provides - {"gaussian"}
     prior = from_function(lambda x, sigma: x, (1, 6, 5))
     bare = replace(linear_problem(), prior=prior)
     assert "covariance" not in bare.provides

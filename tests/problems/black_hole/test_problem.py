@@ -108,12 +108,12 @@ def test_files_that_are_no_cards(tmp_path, content, message):
         ({"observation.average_seconds": "scans"}, "observation.average_seconds"),
         ({"observation.kind": "simulatoin"}, "observation.kind: there is no.*'simulation'"),
         ({"image.npix": 2.5}, "image.npix: .*got 2.5"),
-        ({"preset": "fast"}, "there is no 'fast'.*default, dps, quick, isotropic, paper"),
+        ({"preset": "fast"}, "there is no 'fast'.*default, uncertainty, population, dps, quick"),
         ({"solver.method": "lmap"}, "there is no 'lmap'.*'lmaps'"),
         ({"solver.levls": 3}, "LMAPS has no option 'levls'.*'levels'"),
         ({"solver.levels": "many"}, "levels.*valid integer.*got 'many'"),
         ({"solver.rho": 2}, "0 <= rho <= 1"),
-        ({"solver.local.method": "adam"}, "local.method: there is no 'adam'.*LBFGS"),
+        ({"solver.local.method": "newton"}, "local.method: there is no 'newton'.*LBFGS"),
         ({"solver.local": 3}, "expected `method`"),
         ({"title.x": 3}, "not a section"),
         ({"observation": {"kind": "uvfits", "file": 3}}, "observation.file: .*string, got 3"),
@@ -175,7 +175,8 @@ def test_a_measured_problem(measured):
     assert measured.facts["observation"]["file"] == UVFITS.name
     assert len(measured.facts["observation"]["sha256"]) == 64
     assert 24 < measured.resolution_uas < 26
-    assert list(measured.solvers) == ["default", "dps", "quick", "isotropic", "paper"]
+    expected = ["default", "uncertainty", "population", "dps", "quick", "isotropic", "paper"]
+    assert list(measured.solvers) == expected
 
 
 def test_measured_results_have_rings_and_provenance(measured, tmp_path):

@@ -656,7 +656,8 @@ def test_an_interrupted_run_goes_on(tmp_path, number, code):
     start = (
         # What runs in the background of a shell inherits that SIGINT is ignored.
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
-        "import time; from lmaps_science import cli; from lmaps_science.sampling import ScoredSolver;"
+        "import time; from lmaps_science import cli;"
+        "from lmaps_science.sampling import ScoredSolver;"
         "step = ScoredSolver.step;"
         "ScoredSolver.step = lambda *a: "
         "(print('level', a[1], flush=True), time.sleep(0.2), step(*a))[2];"

@@ -69,7 +69,8 @@ def test_keys_are_shown_with_what_they_may_be():
         "(list of 3: number; default: [1.0, 1.0, 0.5])\n  weights: [1.0, 1.0, 0.5]",
         "(simulation or uvfits)\n  kind: uvfits",
         "[microarcsecond]. (number >= 1 <= 1e+06; default: 160.0)\n  fov_uas: 160.0",
-        "Also: zeta: 0.25, scale_free: true, time_min: 0.001, conditional: false.\n  dps: {method: dps, levels: 300}",
+        "Also: zeta: 0.25, scale_free: true, time_min: 0.001, conditional: false.\n"
+        "  dps: {method: dps, levels: 300}",
     ):
         assert part in shown
 

@@ -4,7 +4,8 @@
 
 Needs the EHT's M87* file for its coverage ($LMAPS_DATA or `lmaps data`). A row that is already in
 the file is not computed again, so an interrupted run goes on. Images are phantoms of seed 2; the
-methods were tuned on seeds 3 and up.
+methods were tuned on seeds 3 and up. With `--source compact` they are of wider kinds, most of which
+the prior of the cards was never trained on; `--prior` takes another one.
 """
 
 import argparse
@@ -19,11 +20,13 @@ from lmaps_science import load_problem, sample
 from lmaps_science.cards.load import load_card
 from lmaps_science.local_map import LBFGS, BarzilaiBorwein
 from lmaps_science.problems.black_hole.baselines import regularised_maximum_likelihood
+from lmaps_science.problems.black_hole.data import PHANTOMS
 from lmaps_science.solvers import (
     DAPS,
     DPS,
     LMAPS,
     DiffPIR,
+    Population,
     REDDiff,
 )
 
@@ -37,6 +40,7 @@ def methods(ratio: int) -> dict:
     table = {
         "LMAPS, prior covariance, L-BFGS": (ours, 1),
         "the same, 8 samples": (ours, 8),
+        "population": (Population(ours, particles=8, keep={0.66: 1}), 1),
         "LMAPS, Table 4, L-BFGS": (LMAPS(50, paper.kappa1, paper.kappa2, local=LBFGS()), 1),
         "LMAPS, Table 4, Barzilai-Borwein": (
             LMAPS(50, paper.kappa1, paper.kappa2, local=BarzilaiBorwein(20)),
@@ -81,6 +85,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=20)
     parser.add_argument("--ratios", type=int, nargs="+", default=[100, 10, 3])
     parser.add_argument("--methods", nargs="+", help="only these (parts of names)")
+    parser.add_argument("--source", default="phantom", choices=list(PHANTOMS))
+    parser.add_argument("--prior", help="another prior than the card's")
     parser.add_argument("--seed", type=int, default=2, help="of the phantoms")
     arguments = parser.parse_args()
     done = set()
@@ -101,8 +107,9 @@ def main() -> None:
                         continue
                     problem = load_problem(
                         f"black_hole/inversebench_{ratio}",
+                        prior=arguments.prior,
                         overrides={
-                            "observation.image": f"phantom:{k}",
+                            "observation.image": f"{arguments.source}:{k}",
                             "observation.phantom_seed": arguments.seed,
                             "observation.seed": k,
                             "metrics": "exact",

@@ -102,7 +102,8 @@ class BlackHoleCard(Card):
             {"observation.image": "phantom:{}", "observation.seed": "{}"},
             simulated=True,
             others=("observation.phantom_seed", "observation.item"),
-        )
+        ),
+        "compact": Series({"observation.image": "compact:{}", "observation.seed": "{}"}),
     }
 
     kind: Literal["black_hole"]

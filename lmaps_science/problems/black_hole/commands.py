@@ -17,7 +17,7 @@ app = typer.Typer(**PLAIN)
 @app.command()
 @reported
 def simulate(
-    image: Annotated[str, typer.Argument(help="FITS or ehtim text file, or phantom:K.")],
+    image: Annotated[str, typer.Argument(help="FITS or ehtim text file, phantom:K, or compact:K.")],
     out: Annotated[Path, typer.Option(help="uvfits file to write.")],
     array: Annotated[str, typer.Option(help="Array by name, or a file of stations.")] = "EHT2017",
     coverage: Annotated[
@@ -48,14 +48,14 @@ def simulate(
     from lmaps_science.cards.load import load_card
     from lmaps_science.io import DataError, atomic_write, read_array, write_fits, write_uvfits
     from lmaps_science.io.folders import new_file
-    from lmaps_science.problems.black_hole.data import observe, true_image
+    from lmaps_science.problems.black_hole.data import PHANTOMS, observe, true_image
 
     out, truth = new_file(out, force), None if truth is None else new_file(truth, force)
     if truth == out:
         raise DataError(f"--out and --truth are both {out}: give each a file of its own.")
     read_array(array)  # says which there are, even where the coverage makes it superfluous
     source = {"kind": "uvfits", "file": str(coverage)} if coverage else None
-    if flux is None and image.startswith("phantom:"):
+    if flux is None and image.partition(":")[0] in PHANTOMS:
         flux = 0.6
     section = {
         "kind": "simulation",

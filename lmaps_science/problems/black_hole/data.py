@@ -21,9 +21,11 @@ from lmaps_science.io import (
 from lmaps_science.io.images import MICROARCSECOND
 from lmaps_science.io.lmdb_images import LMDBImages, is_lmdb
 from lmaps_science.problems.black_hole.checks import check_flux
+from lmaps_science.problems.black_hole.compact_sources import CompactSources
 from lmaps_science.problems.black_hole.phantoms import BlackHoleImages
 
 __all__ = [
+    "PHANTOMS",
     "SKY",
     "ImageSection",
     "MeasuredSection",
@@ -42,6 +44,8 @@ SKY = {
     "frequency_hz": 227.0707e9,
     "mjd": 57848,
 }
+
+PHANTOMS = {"phantom": BlackHoleImages, "compact": CompactSources}
 
 
 # ---------------------------------------------------------------- sections of cards
@@ -91,7 +95,8 @@ class SimulatedSection(Section):
     """An image seen by an array, or on the baselines of measured data; the truth is known.
 
     `image` is a file (FITS, or ehtim's text format); `phantom:K`, item K of
-    `BlackHoleImages(seed=phantom_seed)`: a seed on which the prior was not trained; or a folder
+    `BlackHoleImages(seed=phantom_seed)`: a seed on which the prior was not trained; `compact:K`,
+    item K of `CompactSources(seed=phantom_seed)`, more than half of which have no ring; or a folder
     with an LMDB database of square images in float64, as the InverseBench benchmark's, of which
     `item` is taken, and which fill the field of view. `flux` scales
     the image; null leaves it as it is. The rest are options of `io.simulate_observation`, with the
@@ -104,7 +109,8 @@ class SimulatedSection(Section):
     image: str = Field(
         default="phantom:0",
         description="What is observed: a file (FITS, or ehtim's text format); phantom:K, the "
-        "random image number K; or a folder with InverseBench's LMDB; --data goes before it.",
+        "random image number K; compact:K, one of sources of wider kinds; or a folder with "
+        "InverseBench's LMDB; --data goes before it.",
     )
     item: int = Field(
         default=0, ge=0, description="Which image of an LMDB database: the number that is its key."
@@ -212,7 +218,7 @@ def true_image(
 ) -> xr.DataArray:
     """The image to observe, on the grid of the reconstruction, scaled to the card's flux."""
     name = str(data or section.image)
-    if name.startswith("phantom:"):
+    if name.partition(":")[0] in PHANTOMS:
         image = phantom(name, section.phantom_seed, grid.npix, grid.fov_uas)
     elif is_lmdb(name):
         values = LMDBImages(name, np.float64)[section.item]
@@ -228,8 +234,10 @@ def true_image(
 
 
 def phantom(name: str, seed: int, npix: int, fov_uas: float) -> xr.DataArray:
-    """`phantom:K`, item K of `BlackHoleImages(npix, fov_uas, seed)`, as an image of 1 Jy."""
-    values = numbered(name, "phantom", lambda k: BlackHoleImages(npix, fov_uas, seed)[k][0])
+    """Item K of the set that a name such as `phantom:K` names, as an image of 1 Jy."""
+    kind = name.partition(":")[0]
+    images = PHANTOMS[kind](npix, fov_uas, seed)
+    values = numbered(name, kind, lambda k: images[k][0])
     image = values.astype(float) / values.sum(dtype=float)
     return make_image(image, fov_uas / npix * MICROARCSECOND, **SKY)
 

@@ -18,6 +18,7 @@ from lmaps_science.local_map import BarzilaiBorwein, GradientSteps
 from lmaps_science.priors import DiagonalCovariance, GaussianPrior
 from lmaps_science.problems.black_hole.card import GaussianSection, ImageSection, gaussian_prior
 from lmaps_science.problems.black_hole.checks import Amplitudes, drift, flux_checks
+from lmaps_science.problems.black_hole.compact_sources import CompactSources
 from lmaps_science.runner import metrics_table
 from lmaps_science.solvers import DPS, LMAPS
 
@@ -282,10 +283,17 @@ def test_images_as_data(tmp_path, simulated):
     assert problem.flux == pytest.approx(0.6)
 
 
-@pytest.mark.parametrize("name", ["phantom:x", "phantom:-1"])
+@pytest.mark.parametrize("name", ["phantom:x", "phantom:-1", "compact:x", "compact:-1"])
 def test_wrong_phantoms(name):
-    with pytest.raises(DataError, match="phantom:K"):
+    with pytest.raises(DataError, match=f"{name.partition(':')[0]}:K"):
         load_problem(SIMULATED, name, "gaussian", SMALL)
+
+
+def test_sources_of_wider_kinds_can_be_observed():
+    problem = load_problem(SIMULATED, "compact:3", "gaussian", SMALL)
+    expected = CompactSources(npix=16, fov_uas=160.0, seed=1)[3][0]
+    truth = problem.truth.values / problem.truth.values.max()
+    np.testing.assert_allclose(truth, expected, atol=1e-6)
 
 
 def test_problems_without_data_say_so():

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from lmaps_science import sample, stack
+from lmaps_science import reconstruct, sample, stack
 from lmaps_science.cards import registry
 from lmaps_science.cards.kind import Kind
 from lmaps_science.cards.methods import build_solver
@@ -294,6 +294,14 @@ def test_it_finds_the_minimiser_for_a_gaussian_prior_in_one_level(ct):
     slope = problem.misfit.gradient(fitted)[0] + 100.0 * (fitted - z)
     start = problem.misfit.gradient(z)[0]
     assert float(slope.norm()) < 1e-3 * float(start.norm())
+
+
+def test_filtered_back_projection_is_a_second_opinion(ct, tmp_path):
+    reconstruct(problem_of(ct), tmp_path / "out", 2, second="fbp", progress=False)
+    found = read_netcdf(tmp_path / "out" / "result.nc").attrs["prior_check"]
+    assert found["name"] == "fbp"
+    assert 0.0 < found["agreement"]["difference"] < 1.0
+    assert (tmp_path / "out" / "prior_check.png").exists()
 
 
 def test_observations_in_a_batch_are_what_they_are_alone(ct):

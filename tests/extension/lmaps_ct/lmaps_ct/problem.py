@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,6 +56,11 @@ class CTProblem(Problem):
         width, pixel = (np.diff(axis)[0] for axis in (self.observation["bin"], self.image["x"]))
         image = filtered_back_projection(self.physical.y, self.physical.operator, width, pixel)
         return image[0, 0].cpu().numpy()
+
+    @property
+    def classical(self) -> Mapping[str, Callable[[], xr.DataArray]]:
+        """Filtered back-projection, for `--prior-check fbp`."""
+        return {"fbp": lambda: self.image.copy(data=self.filtered_back_projection())}
 
     def dataset(self, result: Result) -> xr.Dataset:
         """Samples of the attenuation, their metrics, the classical image and the sinogram."""

@@ -129,7 +129,7 @@ class NetworkSection(Section):
     config: dict[str, Any] | None = Field(
         default=None,
         description="For .pt checkpoints alone: what their weights cannot tell, such as "
-        "preconditioning (edm, vp, ve or iddpm).",
+        "preconditioning (edm, vp, ddpm, ve or iddpm).",
     )
 
 

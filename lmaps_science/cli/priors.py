@@ -201,7 +201,7 @@ def prior_sample(
     samples: Annotated[int, typer.Option(min=1, help="How many.")] = 32,
     seed: Annotated[int, typer.Option(min=0, help="Of the random numbers.")] = 0,
     preconditioning: Annotated[
-        str | None, typer.Option(help="For .pt checkpoints: edm, vp, ve or iddpm.")
+        str | None, typer.Option(help="For .pt checkpoints: edm, vp, ddpm, ve or iddpm.")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = "auto",
 ) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -123,6 +124,41 @@ class VPNetwork(PreconditionedNetwork):
         return torch.ones_like(sigma), -sigma, (sigma**2 + 1).rsqrt(), (self.steps - 1) * time
 
 
+class DDPMNetwork(PreconditionedNetwork):
+    r"""A noise predictor of the discrete process of DDPM, as guided diffusion publishes them.
+
+    .. math:: 1 + \sigma_i^2 = \prod_{j \le i} (1 - \beta_j)^{-1}
+
+    with `steps` variances from `beta_start` to `beta_end`, equally spaced (the schedule "linear").
+    Labels of levels between two steps are interpolated in log sigma.
+
+    Source: Ho et al. 2020, arXiv:2006.11239, section 4; Dhariwal and Nichol 2021.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: Mapping[str, Any],
+        patch: int = 1,
+        *,
+        beta_start: float = 1e-4,
+        beta_end: float = 0.02,
+        steps: int = 1000,
+    ) -> None:
+        super().__init__(model, config, patch)
+        betas = np.linspace(beta_start, beta_end, steps)
+        # no buffer: the table is not among the published weights
+        self._log_sigmas = 0.5 * np.log(np.expm1(-np.log1p(-betas).cumsum()))
+
+    def coefficients(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        table = torch.as_tensor(self._log_sigmas, dtype=sigma.dtype, device=sigma.device)
+        log_sigma = sigma.log().clamp(table[0], table[-1])
+        after = torch.searchsorted(table, log_sigma).clamp(1, len(table) - 1)
+        left, right = table[after - 1], table[after]
+        label = after - 1 + (log_sigma - left) / (right - left)
+        return torch.ones_like(sigma), -sigma, (sigma**2 + 1).rsqrt(), label
+
+
 class VENetwork(PreconditionedNetwork):
     """A score network trained on the variance exploding process."""
 
@@ -165,6 +201,7 @@ class IDDPMNetwork(PreconditionedNetwork):
 PRECONDITIONINGS: dict[str, type[PreconditionedNetwork]] = {
     "edm": EDMNetwork,
     "vp": VPNetwork,
+    "ddpm": DDPMNetwork,
     "ve": VENetwork,
     "iddpm": IDDPMNetwork,
 }
@@ -190,9 +227,9 @@ def build_network(config: Mapping[str, Any]) -> PreconditionedNetwork:
 
     Args:
         config: `architecture` ("song", "dhariwal", "adm"), `preconditioning` ("edm", "vp",
-            "ve", "iddpm"), `image_shape` [C, H, W], optional `patch` (1, 2 or 4: space-to-depth
-            factor), and any option of the chosen preconditioning and architecture. Resolutions
-            (`attn_resolutions`) refer to the U-Net's own grid, H / patch.
+            "ddpm", "ve", "iddpm"), `image_shape` [C, H, W], optional `patch` (1, 2 or 4:
+            space-to-depth factor), and any option of the chosen preconditioning and architecture.
+            Resolutions (`attn_resolutions`) refer to the U-Net's own grid, H / patch.
 
     Returns:
         Network with `forward(x, sigma)`; its `config` attribute rebuilds it.

@@ -74,8 +74,8 @@ def infer_config(state: StateDict, given: Mapping[str, Any] | None = None) -> di
         given.setdefault("preconditioning", "iddpm")
     if "preconditioning" not in given:
         raise ValueError(
-            "the preconditioning (edm, vp, ve or iddpm) leaves no trace in the weights, and a "
-            "wrong one gives a wrong denoiser without any error; give the one it was trained "
+            "the preconditioning (edm, vp, ddpm, ve or iddpm) leaves no trace in the weights, and "
+            "a wrong one gives a wrong denoiser without any error; give the one it was trained "
             "with, for example config={'preconditioning': 'vp'}."
         )
     if "model.time_embed.0.weight" in named:

@@ -1,5 +1,6 @@
 """Checkpoints: parity with an independent implementation, files written and refused."""
 
+import hashlib
 import json
 import pickle
 from pathlib import Path
@@ -20,6 +21,7 @@ from lmaps_science.priors import (
     prior_info,
     save_prior,
 )
+from lmaps_science.priors.state_dicts import load_weights
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "network_outputs.h5"
 GIVEN = {
@@ -170,6 +172,61 @@ def test_architecture_is_read_from_the_weights(config, told):
     twin.load_state_dict(network.state_dict())
     x, sigma = torch.randn(1, *config["image_shape"]), torch.ones(1)
     torch.testing.assert_close(twin(x, sigma), network(x, sigma))
+
+
+# The published networks for 256 x 256 photographs: digests of the names and shapes that the code of
+# guided diffusion makes with their settings, and the number of their parameters.
+PUBLISHED = {
+    "FFHQ": (
+        {"model_channels": 128, "num_blocks": 1, "attn_resolutions": [16]},
+        93_563_910,
+        "47cc71b580397ca5963a818ef45b94c83e2efd2d53c71a0d5c9bf76a24b60290",
+    ),
+    "ImageNet": (
+        {"model_channels": 256, "num_blocks": 2, "attn_resolutions": [32, 16, 8]},
+        552_814_086,
+        "b9c90be1570d1541c91bede05b270bfb6bd51a7d5432e7b06f3a4c4cb257b1b6",
+    ),
+}
+TOLD = {"preconditioning": "ddpm", "image_shape": [3, 256, 256], "channels_per_head": 64}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_networks_of_photographs_load(name):
+    settings, parameters, digest = PUBLISHED[name]
+    with torch.device("meta"):
+        network = build_network(
+            {"architecture": "adm", "channel_mult": [1, 1, 2, 2, 4, 4], "out_channels": 6}
+            | TOLD
+            | settings
+        )
+    # one number a tensor is all that is kept of them
+    state = {
+        key.removeprefix("model."): torch.full((), 0.01).expand(value.shape)
+        for key, value in network.state_dict().items()
+    }
+    lines = sorted(f"{key} {tuple(value.shape)}" for key, value in state.items())
+    assert hashlib.sha256("\n".join(lines).encode()).hexdigest() == digest
+    config = infer_config(state, TOLD)
+    assert settings.items() <= config.items()
+    prior = NetworkDenoiser(load_weights(config, state, torch.float32))
+    assert sum(p.numel() for p in prior.network.parameters()) == parameters
+    assert prior.image_shape == (3, 256, 256)
+
+
+def test_labels_of_discrete_steps():
+    """Each of the thousand levels has its step's number; between two, by log sigma."""
+    network = build_network(ADM | {"preconditioning": "ddpm"})
+    kept = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64).neg().add(1).cumprod(0)
+    sigma = ((1 - kept) / kept).sqrt()
+    _, c_out, c_in, label = network.coefficients(sigma)
+    torch.testing.assert_close(label, torch.arange(1000.0).double(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(c_in, kept.sqrt())
+    torch.testing.assert_close(c_out, -sigma)
+    between = network.coefficients((sigma[:-1] * sigma[1:]).sqrt())[3]
+    torch.testing.assert_close(between, torch.arange(999.0).double() + 0.5, atol=1e-6, rtol=0)
+    ends = network.coefficients(torch.tensor([1e-9, 1e9], dtype=torch.float64))[3]
+    assert ends.tolist() == [0.0, 999.0]
 
 
 def test_inversebench_configuration_is_understood():

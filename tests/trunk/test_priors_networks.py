@@ -40,6 +40,14 @@ CONFIGS = {
         "num_heads": 2,
         "out_channels": 2,
     },
+    "adm, discrete steps": SONG
+    | {
+        "architecture": "adm",
+        "preconditioning": "ddpm",
+        "model_channels": 32,
+        "channels_per_head": 32,
+        "out_channels": 2,
+    },
     "adm, convolutions": SONG
     | {
         "architecture": "adm",

@@ -103,7 +103,8 @@ def within_budget(problem: Problem, solver: Solver, budget: int) -> Solver:
         DataError: the solver has no levels, or one level of it takes more.
     """
     name = type(solver).__name__
-    fields = {field.name for field in dataclasses.fields(solver)}  # type: ignore[arg-type]
+    core = getattr(solver, "solver", solver)  # whose levels they are: a population has its solver's
+    fields = {field.name for field in dataclasses.fields(core)}  # type: ignore[arg-type]
     if "levels" not in fields:
         raise DataError(
             f"{name} cannot be scaled to {budget} network calls: it has no option `levels`. Leave "
@@ -111,17 +112,30 @@ def within_budget(problem: Problem, solver: Solver, budget: int) -> Solver:
         )
 
     def of(levels: int) -> Solver:
-        return dataclasses.replace(solver, levels=levels)  # type: ignore[type-var]
+        scaled = dataclasses.replace(core, levels=levels)  # type: ignore[type-var]
+        return scaled if core is solver else dataclasses.replace(solver, solver=scaled)  # type: ignore[type-var, call-arg]
 
     def counted(levels: int) -> int:
-        known = of(levels).network_calls
-        return known if known is not None else line[0] + line[1] * levels
+        try:
+            scaled = of(levels)
+        except ValueError:  # fewer levels than it needs
+            return 0
+        if scaled.network_calls is not None:
+            return scaled.network_calls
+        return line[0] + line[1] * sum(scaled.width(i) for i in range(levels))
 
     line = (0, 0)
     if solver.network_calls is None:
         try:
             one, two = (
-                network_calls(sample(problem, of(n), progress=False).counts) for n in (1, 2)
+                network_calls(
+                    sample(
+                        problem,
+                        dataclasses.replace(core, levels=n),  # type: ignore[type-var]
+                        progress=False,
+                    ).counts
+                )
+                for n in (1, 2)
             )
         except (FloatingPointError, RuntimeError) as error:
             raise DataError(
@@ -139,7 +153,12 @@ def within_budget(problem: Problem, solver: Solver, budget: int) -> Solver:
             f"{name} cannot be scaled to {budget} network calls: one level takes {counted(1)}. "
             "Give more, or options that make a level cheaper, such as fewer steps."
         )
-    return of(levels)
+    try:
+        return of(levels)
+    except ValueError as error:
+        raise DataError(
+            f"{name} cannot be scaled to {budget} network calls: with {levels} levels, {error}"
+        ) from error
 
 
 def levels_within(budget: int, calls: Callable[[int], int]) -> int:

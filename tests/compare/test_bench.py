@@ -36,6 +36,7 @@ from lmaps_science.solvers import (
     VMLMAP,
     FreeDoM,
     Langevin,
+    Population,
     REDDiff,
     ScoreMRI,
 )
@@ -205,6 +206,20 @@ def test_network_calls_that_a_solver_declares_are_those_it_makes(problem):
     for solver in (FreeDoM(levels=9), FreeDoM(levels=17, repeats=5, window=(0.1, 50.0))):
         counts = sample(problem, solver, progress=False).counts
         assert network_calls(counts) == solver.network_calls
+
+
+def test_a_population_has_as_many_levels_of_its_solver_as_a_budget_holds(problem):
+    population = Population(LMAPS(sigma_max=20.0), 3, keep={2.0: 1})
+    found = within_budget(problem, population, 60)
+    assert found == replace(population, solver=found.solver)
+
+    def calls(levels):
+        solver = replace(population, solver=replace(population.solver, levels=levels))
+        return network_calls(sample(problem, solver, progress=False).counts)
+
+    assert calls(found.solver.levels) <= 60 < calls(found.solver.levels + 1)
+    with pytest.raises(DataError, match=r"Population cannot .* to 1 network calls: with 1 level"):
+        within_budget(problem, population, 1)
 
 
 def test_levels_within_a_budget_by_hand():

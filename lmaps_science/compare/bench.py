@@ -13,7 +13,7 @@ from typing import Any, Literal
 from lmaps_science.cards.inputs import identity, made_from, settings
 from lmaps_science.compare.cost import first_level, within_budget
 from lmaps_science.compare.figures import draw
-from lmaps_science.compare.images import TEST, check_held_out, numbered_images, series_of
+from lmaps_science.compare.images import TEST, check_held_out, image_series
 from lmaps_science.compare.methods import Method, Unknown, check_names, find_solver, split_list
 from lmaps_science.compare.table import Comparison, Entry, csv_text, markdown_text
 from lmaps_science.io.files import DataError, atomic_write, make_folder, names
@@ -71,7 +71,7 @@ def bench(
         cards: names, or YAML files.
         solvers: see `find_solver`; a text of several, with commas between them, or a list. The
             others are compared with the first. Default: the presets of each card.
-        images: how many of the card's simulated images, see `images.numbered_images`.
+        images: how many of the card's simulated images, see `compare.images`.
         seed: which of them, and of the random numbers.
         out: folder for the results; made if missing.
         budget: network calls of a sample that no solver exceeds, see `cost.within_budget`.
@@ -165,8 +165,9 @@ def _series(plan: _Plan, images: int, files: bool) -> str | None:
     """The card's simulated images; None where files are given."""
     if files:
         return None
-    start, end = numbered_images(TEST, images, plan.batch.seed)
-    return f"{series_of(plan.batch.card_of(), plan.batch.card)}:{start}-{end}"
+    batch = plan.batch
+    series, start, end = image_series(batch.card_of(), batch.card, TEST, images, batch.seed)
+    return f"{series}:{start}-{end}"
 
 
 def _observations(

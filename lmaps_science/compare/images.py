@@ -2,7 +2,8 @@
 
 A card's simulated images are numbered. Those below 100,000 are for everyday use, and what the
 presets of cards were found on; seed S of `bench` takes the N from 100,000 + 1000 S on, seed S of
-`tune` the N from 500,000 + 1000 S on.
+`tune` the N from 500,000 + 1000 S on. Where there are so many images and no more, those of `bench` are
+the first two thirds and those of `tune` the others, whatever the seed.
 """
 
 from __future__ import annotations
@@ -13,18 +14,24 @@ from typing import Any
 from lmaps_science.cards.schema import Card
 from lmaps_science.io.files import DataError, names
 
-__all__ = ["TEST", "VALIDATION", "check_held_out", "numbered_images", "series_of"]
+__all__ = ["TEST", "VALIDATION", "check_held_out", "image_series", "numbered_images"]
 
 TEST, VALIDATION = 100_000, 500_000
 BLOCK = 1_000  # images of one seed, at the most
 MOST_SEED = (VALIDATION - TEST) // BLOCK - 1
 
 
-def series_of(card: Card, name: str) -> str:
-    """The series of the card's simulated images.
+def image_series(card: Card, name: str, first: int, images: int, seed: int) -> tuple[str, int, int]:
+    """The series of the card's simulated images, and the first and the last number of a seed.
+
+    Args:
+        card, name: the card and what it is called.
+        first: `TEST` or `VALIDATION`.
+        images: how many.
+        seed: which, where they have no end.
 
     Raises:
-        DataError: it has none.
+        DataError: it has none, or not so many.
     """
     found = [key for key, series in type(card).series.items() if series.simulated]
     if not found:
@@ -32,7 +39,17 @@ def series_of(card: Card, name: str) -> str:
             f"{name}: its field simulated no numbered images: give observations whose truth is "
             "known, with --data or --each."
         )
-    return found[0]
+    series = type(card).series[found[0]]
+    if series.count is None:
+        return found[0], *numbered_images(first, images, seed)
+    count = series.count(card, None)
+    start, end = (0, 2 * count // 3) if first == TEST else (2 * count // 3, count)
+    if not 1 <= images <= end - start:
+        raise DataError(
+            f"--images {images}: {name} has {count} images, of which {end - start} are for this: "
+            f"give 1 to {end - start}."
+        )
+    return found[0], start, start + images - 1
 
 
 def numbered_images(first: int, images: int, seed: int) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from lmaps_science.cards.inputs import identity, made_from, settings
 from lmaps_science.cards.problem import Problem
 from lmaps_science.compare.cost import first_level, within_budget
 from lmaps_science.compare.figures import draw_history
-from lmaps_science.compare.images import VALIDATION, numbered_images, series_of
+from lmaps_science.compare.images import VALIDATION, image_series
 from lmaps_science.compare.methods import TUNED_ON, Method, find_solver
 from lmaps_science.compare.space import changed, search_space, value_at
 from lmaps_science.io.files import DataError, atomic_write, make_folder, names
@@ -178,7 +178,7 @@ def _prepared(
     plain = Batch(name, "", prior, overrides, device=device, samples=1, seed=seed)
     card = plain.card_of()
     method = find_solver(text, card)
-    series, (first, last) = series_of(card, name), numbered_images(VALIDATION, images, seed)
+    series, first, last = image_series(card, name, VALIDATION, images, seed)
     batch = Batch(
         name, "", prior, {**overrides, **method.overrides}, device=device, samples=1, seed=seed
     )

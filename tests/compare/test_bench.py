@@ -21,7 +21,13 @@ from lmaps_science.compare.cost import (
     operator_calls,
     within_budget,
 )
-from lmaps_science.compare.images import TEST, VALIDATION, check_held_out, numbered_images
+from lmaps_science.compare.images import (
+    TEST,
+    VALIDATION,
+    check_held_out,
+    image_series,
+    numbered_images,
+)
 from lmaps_science.compare.methods import TUNED_ON, find_solver, split_list
 from lmaps_science.compare.space import changed, search_space
 from lmaps_science.io import DataError
@@ -340,6 +346,15 @@ def test_no_seed_of_a_comparison_meets_one_of_tuning():
         assert last < VALIDATION
         assert numbered_images(VALIDATION, 1000, seed)[0] >= VALIDATION
     assert numbered_images(TEST, 10, 2) == (TEST + 2000, TEST + 2009)
+
+
+def test_a_field_with_so_many_images_and_no_more():
+    name = "restoration/sr4"
+    card = load_card(name)
+    assert image_series(card, name, TEST, 40, 3) == ("photograph", 0, 39)
+    assert image_series(card, name, VALIDATION, 20, 3) == ("photograph", 40, 59)
+    with pytest.raises(DataError, match="60 images, of which 20 are for this: give 1 to 20"):
+        image_series(card, name, VALIDATION, 21, 0)
 
 
 def test_a_solver_is_not_scored_on_images_it_was_tuned_on(tmp_path):

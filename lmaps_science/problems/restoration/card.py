@@ -28,7 +28,7 @@ from lmaps_science.misfit import GaussianMisfit
 from lmaps_science.operators import Affine, Operator
 from lmaps_science.priors import Denoiser, GaussianPrior, StationaryCovariance
 from lmaps_science.problems.restoration.degradations import Degradation
-from lmaps_science.problems.restoration.photographs import held_out_photograph
+from lmaps_science.problems.restoration.photographs import NUMBER, held_out_photograph
 from lmaps_science.problems.restoration.pictures import read_picture
 from lmaps_science.problems.restoration.problem import RestorationProblem, template
 from lmaps_science.surrogate import Surrogate
@@ -86,7 +86,9 @@ class RestorationCard(Card):
 
     series: ClassVar[Mapping[str, Series]] = {
         "photograph": Series(
-            {"picture.image": "photograph:{}", "picture.seed": "{}"}, simulated=True
+            {"picture.image": "photograph:{}", "picture.seed": "{}"},
+            count=lambda card, data: NUMBER,
+            simulated=True,
         )
     }
 

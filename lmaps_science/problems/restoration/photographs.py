@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lmaps_science.io import DataError
 
-__all__ = ["HELD_OUT", "Photographs", "held_out_photograph"]
+__all__ = ["HELD_OUT", "NUMBER", "Photographs", "held_out_photograph"]
 
 _FILES = {  # in each package: the names, and where one is
     "plasma-workspace-wallpapers": (
@@ -71,6 +71,7 @@ HELD_OUT = (
     "Picture_1A_by_freespace",
     "friends_by_Aitzol_Berasategi",
 )
+NUMBER = 5 * len(HELD_OUT)  # of photographs to restore, see `held_out_photograph`
 """Photographs that no prior has seen, by name; the first is there wherever matplotlib is."""
 
 _LONGEST = 1600  # pixels of the shorter side that are kept
@@ -161,8 +162,8 @@ def held_out_photograph(index: int, npix: int) -> np.ndarray:
         DataError: the package that it comes with is not installed.
     """
     part, number = divmod(index, len(HELD_OUT))
-    if not 0 <= part <= 4:
-        raise IndexError(f"there are {5 * len(HELD_OUT)} photographs")
+    if not 0 <= index < NUMBER:
+        raise IndexError(f"there are {NUMBER} photographs")
     name = HELD_OUT[number]
     path = photographs()[name]
     if not path.is_file():

@@ -2,8 +2,8 @@
 
 A card's simulated images are numbered. Those below 100,000 are for everyday use, and what the
 presets of cards were found on; seed S of `bench` takes the N from 100,000 + 1000 S on, seed S of
-`tune` the N from 500,000 + 1000 S on. Where there are so many images and no more, those of `bench` are
-the first two thirds and those of `tune` the others, whatever the seed.
+`tune` the N from 500,000 + 1000 S on. Where there are so many images and no more, those of `bench`
+are the first two thirds and those of `tune` the others, whatever the seed.
 """
 
 from __future__ import annotations

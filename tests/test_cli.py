@@ -30,7 +30,12 @@ UVFITS = str(Path(__file__).parent / "golden" / "black_hole_obs.uvfits")
 M87 = ["run", "black_hole/m87_2017", "--data", UVFITS, "--prior", "gaussian", "--device", "cpu"]
 QUICK = [
     f"--set={setting}"
-    for setting in ("image.npix=16", "solver.levels=3", "solver.local.iterations=3")
+    for setting in (
+        "image.npix=16",
+        "preset=single",
+        "solver.levels=3",
+        "solver.local.iterations=3",
+    )
 ]
 FILES = {
     "result.nc",
@@ -418,14 +423,17 @@ def test_tables_round_with_sense():
         (["--data=none.uvfits"], "none.uvfits: no such file"),
         (["--set", "observation.systematc=0"], "Did you mean 'systematic'"),
         (["--set", "solver.method=lmap"], "Did you mean 'lmaps'"),
-        (["--set", "solver.levels=many"], "valid integer"),
+        (["--preset=single", "--set", "solver.levels=many"], "valid integer"),
         (["--set", "solver.levels"], "KEY=VALUE"),
-        (["--set", "solver.local.iterations=-1"], "needs iterations >= "),
+        (["--preset=single", "--set", "solver.local.iterations=-1"], "needs iterations >= "),
         (["--set", "observation.flux=-1"], "greater than 0"),
         (["--set", "observation.flux=0.01"], "a source of 0.01 Jy does not give the amplitudes"),
         (["--set", "observation.systematic=-1"], "systematic is -1"),
         (["--set", "observation.snr_cut=1e9"], "lower snr_cut"),
-        (["--set", "solver.local.method=conjugate_gradient"], "gaussian and linear"),
+        (
+            ["--preset=single", "--set", "solver.local.method=conjugate_gradient"],
+            "gaussian and linear",
+        ),
         (["--preset=fast"], "there is no 'fast'"),
         (["--prior=none.safetensors"], "none.safetensors: no such prior"),
         (
@@ -538,7 +546,9 @@ def test_a_run_that_diverges_leaves_nothing(tmp_path, monkeypatch):
         return state
 
     monkeypatch.setattr(ScoredSolver, "step", diverging)
-    command = instead("--set=solver.levels=20", "--samples=1", "--out", tmp_path / "out")
+    command = instead(
+        "--set=preset=single", "--set=solver.levels=20", "--samples=1", "--out", tmp_path / "out"
+    )
     message = refuse(*command)
     assert "NaN or infinite at level 12" in message
     assert list(tmp_path.iterdir()) == []
@@ -663,7 +673,7 @@ def test_an_interrupted_run_goes_on(tmp_path, number, code):
         "(print('level', a[1], flush=True), time.sleep(0.2), step(*a))[2];"
         "cli.app()"
     )
-    settings = ["--set=image.npix=16", "--set=solver.levels=9", "--samples=1"]
+    settings = ["--set=image.npix=16", "--preset=single", "--set=solver.levels=9", "--samples=1"]
     command = [sys.executable, "-c", start, *M87, *settings, "--out", str(tmp_path)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, **pipes) as process:

@@ -59,15 +59,30 @@ def _build(spec: Any, base: type | tuple[type, ...], where: str) -> Any:
     arguments = {}
     for key, value in options.items():
         if key not in fields:
+            holds = [p for p, part in options.items() if isinstance(part, Mapping) and key in part]
+            path = where.split(".")[2 if where.startswith("presets.") else 1 :]
+            path = ".".join(["solver", *path, *holds[:1], str(key)])
+            hint = f" Its {holds[0]} has: --set {path}=..." if holds else ""
             raise ValueError(
                 f"{where}: {cls.__name__} has no option {shown(key)}."
-                f"{suggestion(str(key), fields)} It has {', '.join(fields)}."
+                f"{hint or suggestion(str(key), fields)} It has {', '.join(fields)}."
             )
         arguments[key] = _argument(value, hints[key], f"{where}.{key}")
+    missing = [name for name in _required(fields) if name not in arguments]
+    if missing:
+        raise ValueError(f"{where}: {cls.__name__} needs {', '.join(missing)}.")
     try:
         return cls(**arguments)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{where}: {error}") from error
+
+
+def _required(fields: Mapping[str, dataclasses.Field[Any]]) -> list[str]:
+    return [
+        name
+        for name, field in fields.items()
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
 
 
 def _argument(value: Any, hint: Any, where: str) -> Any:

@@ -74,7 +74,7 @@ def run(
     lmaps run black_hole/simulated --out demo
     lmaps run black_hole/m87_2017 --data SR1_M87_2017_095_lo_hops_netcal_StokesI.uvfits --out m87
     lmaps run black_hole/uvfits --data my.uvfits --set observation.flux=0.6 --out mine
-    lmaps run black_hole/m87_2017 --set solver.levels=25 --set solver.local.iterations=10 --out m87
+    lmaps run mri/brain_raw --set solver.levels=25 --set solver.local.iterations=10 --out brain
     lmaps run black_hole/m87_2017 --set solver.method=dps --prior my_prior.safetensors --out dps
     lmaps run black_hole/m87_2017 --prior-check compact_sources_64.safetensors --out two-priors
     """

@@ -17,7 +17,12 @@ SMALL = {
         "observation.transmitters": 12,
         "solver.levels": 4,
     },
-    SIMULATED: {"image.npix": 16, "solver.levels": 4, "solver.local.iterations": 5},
+    SIMULATED: {
+        "image.npix": 16,
+        "preset": "single",
+        "solver.levels": 4,
+        "solver.local.iterations": 5,
+    },
 }
 
 

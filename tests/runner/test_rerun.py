@@ -22,7 +22,7 @@ from lmaps_science.solvers import DPS
 
 module = sys.modules[_function.__module__]
 UVFITS = Path(__file__).parents[1] / "golden" / "black_hole_obs.uvfits"
-HOLE = {"image.npix": 16, "solver.levels": 3, "solver.local.iterations": 3}
+HOLE = {"image.npix": 16, "preset": "single", "solver.levels": 3, "solver.local.iterations": 3}
 SCATTERING = {
     "image.npix": 16,
     "solver.levels": 3,

@@ -143,7 +143,12 @@ def test_what_cannot_share_a_batch_is_refused_with_the_reason():
 # ---------------------------------------------------------------- black holes
 
 
-SMALL = {"image.npix": 16, "solver.levels": 4, "solver.local.iterations": 5}
+SMALL = {
+    "image.npix": 16,
+    "preset": "single",
+    "solver.levels": 4,
+    "solver.local.iterations": 5,
+}
 
 
 def black_hole(k, **overrides):

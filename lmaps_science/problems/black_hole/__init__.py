@@ -21,6 +21,7 @@ KIND = Kind(
         expected=27.9,
         tolerance=1.0,
         overrides={"solver.levels": 12, "solver.local.iterations": 10},
+        preset="single",
         seed=2,
     ),
 )

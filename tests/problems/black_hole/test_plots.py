@@ -8,7 +8,7 @@ from lmaps_science import load_problem, plot_reconstruction, plot_samples, plot_
 from lmaps_science.io import read_netcdf, write_netcdf
 from lmaps_science.metrics import blur
 
-OVERRIDES = {"image.npix": 16, "solver.levels": 3, "solver.local.iterations": 3}
+OVERRIDES = {"image.npix": 16, "preset": "single", "solver.levels": 3, "solver.local.iterations": 3}
 
 
 @pytest.fixture(scope="module")

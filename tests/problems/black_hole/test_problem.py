@@ -23,7 +23,12 @@ from lmaps_science.runner import metrics_table
 from lmaps_science.solvers import DPS, LMAPS
 
 UVFITS = Path(__file__).parents[2] / "golden" / "black_hole_obs.uvfits"
-SMALL = {"image.npix": 16, "solver.levels": 4, "solver.local.iterations": 5}
+SMALL = {
+    "image.npix": 16,
+    "preset": "single",
+    "solver.levels": 4,
+    "solver.local.iterations": 5,
+}
 M87, SIMULATED = "black_hole/m87_2017", "black_hole/simulated"
 
 
@@ -109,13 +114,19 @@ def test_files_that_are_no_cards(tmp_path, content, message):
         ({"observation.average_seconds": "scans"}, "observation.average_seconds"),
         ({"observation.kind": "simulatoin"}, "observation.kind: there is no.*'simulation'"),
         ({"image.npix": 2.5}, "image.npix: .*got 2.5"),
-        ({"preset": "fast"}, "there is no 'fast'.*default, uncertainty, population, dps, quick"),
+        ({"preset": "fast"}, "there is no 'fast'.*default, single, uncertainty, dps, quick"),
         ({"solver.method": "lmap"}, "there is no 'lmap'.*'lmaps'"),
-        ({"solver.levls": 3}, "LMAPS has no option 'levls'.*'levels'"),
-        ({"solver.levels": "many"}, "levels.*valid integer.*got 'many'"),
-        ({"solver.rho": 2}, "0 <= rho <= 1"),
-        ({"solver.local.method": "newton"}, "local.method: there is no 'newton'.*LBFGS"),
-        ({"solver.local": 3}, "expected `method`"),
+        ({"preset": "single", "solver.levls": 3}, "LMAPS has no option 'levls'.*'levels'"),
+        ({"preset": "single", "solver.levels": "many"}, "levels.*valid integer.*got 'many'"),
+        ({"solver.levels": 9}, r"Population has no .*'levels'.* --set solver\.solver\.levels="),
+        ({"solver.solver": None}, "expected `method`"),
+        ({"preset": "single", "solver.method": "population"}, "Population needs solver"),
+        ({"preset": "single", "solver.rho": 2}, "0 <= rho <= 1"),
+        (
+            {"preset": "single", "solver.local.method": "newton"},
+            "local.method: there is no 'newton'.*LBFGS",
+        ),
+        ({"preset": "single", "solver.local": 3}, "expected `method`"),
         ({"title.x": 3}, "not a section"),
         ({"observation": {"kind": "uvfits", "file": 3}}, "observation.file: .*string, got 3"),
         ({"misfit.weights": [1, 2]}, "misfit.weights"),
@@ -143,14 +154,14 @@ def test_unknown_cards_are_suggested():
 def test_overrides_reach_the_preset_in_use():
     card = load_card(M87, {"preset": "paper", "solver.levels": "7", "solver.kappa1": "1e-2"})
     assert card.solver() == LMAPS(7, 0.01, 0.05, local=GradientSteps(200, 0.01))
-    assert card.solver("default").levels == 40
+    assert card.solver("single").levels == 40
 
 
 def test_another_method_starts_with_its_own_defaults():
     assert load_card(M87, {"solver.method": "dps", "solver.levels": 9}).solver() == DPS(9)
-    local = {"solver.local.method": "barzilai_borwein", "solver.local.steps": 3}
+    local = {"preset": "single", "solver.local.method": "barzilai_borwein", "solver.local.steps": 3}
     assert load_card(M87, local).solver().local == BarzilaiBorwein(3)
-    assert load_card(M87, {"solver.method": "lmaps"}).solver().levels == 40
+    assert load_card(M87, {"preset": "single", "solver.method": "lmaps"}).solver().levels == 40
 
 
 def test_overrides_leave_the_content_alone():
@@ -176,7 +187,7 @@ def test_a_measured_problem(measured):
     assert measured.facts["observation"]["file"] == UVFITS.name
     assert len(measured.facts["observation"]["sha256"]) == 64
     assert 24 < measured.resolution_uas < 26
-    expected = ["default", "uncertainty", "population", "dps", "quick", "isotropic", "paper"]
+    expected = ["default", "single", "uncertainty", "dps", "quick", "isotropic", "paper"]
     assert list(measured.solvers) == expected
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lmaps_science import load_problem, sample
+from lmaps_science.problems.black_hole.problem import SINGLE_RUNS
 from lmaps_science.problems.black_hole.ring_test import Group, has_ring, ring_test, search, starts
 from lmaps_science.solvers import LMAPS, REDDiff
 
@@ -93,7 +94,12 @@ def test_starts_have_the_size_and_place_of_the_image_and_their_kind():
 
 @pytest.fixture(scope="module")
 def problem():
-    overrides = {"image.npix": 16, "solver.levels": 12, "solver.local.iterations": 5}
+    overrides = {
+        "image.npix": 16,
+        "preset": "single",
+        "solver.levels": 12,
+        "solver.local.iterations": 5,
+    }
     return load_problem("black_hole/simulated", prior="gaussian", overrides=overrides)
 
 
@@ -133,3 +139,16 @@ def test_a_result_keeps_both_images_and_the_evidence(problem):
     # Another solver than the card's is not known to the result: nothing is looked for.
     other = dataclasses.replace(result, facts={**result.facts, "solver": "another"})
     assert "search_image" not in problem.analyse(other)
+
+
+def test_single_runs_speak_beside_a_population():
+    """What the selection has dropped counts: it may explain the data as well."""
+    small = {"levels": 12, "local.iterations": 5}
+    overrides = {f"solver.solver.{key}": value for key, value in small.items()}
+    overrides |= {"image.npix": 16, "solver.particles": 2}
+    problem = load_problem("black_hole/simulated", prior="gaussian", overrides=overrides)
+    data = problem.analyse(sample(problem, problem.solver, 2, progress=False))
+    single = sample(problem, problem.solver.solver, SINGLE_RUNS, progress=False)
+    expected = problem.scale_to_flux(single.samples[:, 0])
+    np.testing.assert_allclose(data["search_image"].values[:SINGLE_RUNS], expected, atol=1e-6)
+    assert len(data["search_image"]) > SINGLE_RUNS  # and those from a start of the other kind

@@ -31,7 +31,7 @@ LEVELS = [  # modules and sub-packages, each one unit; siblings on a level do no
 LEVEL_OF = {unit: level for level, units in enumerate(LEVELS) for unit in units}
 OPTIONAL = {
     "accelerate", "dask", "deepinv", "diffusers", "distributed", "ehtim", "finufft", "hydra",
-    "ismrmrd", "jinja2", "lmdb", "nibabel", "optuna", "pylops", "sigpy", "zarr",
+    "ismrmrd", "jinja2", "lmdb", "lpips", "nibabel", "optuna", "pylops", "sigpy", "zarr",
 }  # fmt: skip
 # Importing the package must stay quick and need no display: these, too, wait until they are used.
 SLOW = {"astropy", "IPython", "matplotlib", "pooch"}

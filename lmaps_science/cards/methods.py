@@ -60,8 +60,8 @@ def _build(spec: Any, base: type | tuple[type, ...], where: str) -> Any:
     for key, value in options.items():
         if key not in fields:
             holds = [p for p, part in options.items() if isinstance(part, Mapping) and key in part]
-            path = where.split(".")[2 if where.startswith("presets.") else 1 :]
-            path = ".".join(["solver", *path, *holds[:1], str(key)])
+            above = where.split(".")[2 if where.startswith("presets.") else 1 :]
+            path = ".".join(["solver", *above, *holds[:1], str(key)])
             hint = f" Its {holds[0]} has: --set {path}=..." if holds else ""
             raise ValueError(
                 f"{where}: {cls.__name__} has no option {shown(key)}."

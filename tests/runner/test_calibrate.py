@@ -303,7 +303,7 @@ def test_shipped_factors_fit_their_cards():
 
 
 def black_hole():
-    overrides = {"image.npix": 32, "solver.levels": 3}
+    overrides = {"image.npix": 32, "preset": "single", "solver.levels": 3}
     return load_problem("black_hole/simulated", prior="gaussian", overrides=overrides)
 
 

@@ -45,7 +45,10 @@ SKY = {
     "mjd": 57848,
 }
 
-PHANTOMS = {"phantom": BlackHoleImages, "compact": CompactSources}
+PHANTOMS: dict[str, type[BlackHoleImages | CompactSources]] = {
+    "phantom": BlackHoleImages,
+    "compact": CompactSources,
+}
 
 
 # ---------------------------------------------------------------- sections of cards

@@ -96,6 +96,11 @@ class RestorationCard(Card):
     picture: PictureSection = PictureSection()
     degradation: Degradation
     prior: Annotated[NetworkSection | GaussianSection, Field(discriminator="kind")]
+    lpips: bool = Field(
+        default=False,
+        description="Whether LPIPS (AlexNet) is among the metrics: extra lpips; it downloads its "
+        "weights once.",
+    )
 
     def problem(
         self,
@@ -137,6 +142,7 @@ class RestorationCard(Card):
             ),
             truth=truth,
             physical=physical,
+            lpips=self.lpips,
         )
 
     def _picture(self, source: str) -> NDArray[np.float32]:

@@ -15,6 +15,7 @@ from lmaps_science import metrics
 from lmaps_science.cards.problem import Problem
 from lmaps_science.cards.verdict import Check
 from lmaps_science.misfit import GaussianMisfit
+from lmaps_science.problems.restoration.perceptual import lpips_distance
 from lmaps_science.sampling import Result
 
 __all__ = ["RestorationProblem", "template"]
@@ -26,16 +27,19 @@ class RestorationProblem(Problem):
 
     Attributes:
         physical: the misfit on such photographs.
+        lpips: whether the perceptual distance is among the metrics.
     """
 
     physical: GaussianMisfit
+    lpips: bool = False
 
     def evaluate(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Metrics of images (n, 3, H, W), each (n,).
 
         chi2: |y - H(x)|^2 / sigma^2 for each number that was measured, 1 where the noise is as
         stated. With a known truth: psnr [dB] and ssim of images clipped to [0, 1]. Where the data
-        do not tell a picture from the same turned by 180 degrees, of the better of both.
+        do not tell a picture from the same turned by 180 degrees, of the better of both. With
+        `lpips` also lpips, see `perceptual.lpips_distance`.
         """
         misfit = self.physical
         x = torch.as_tensor(np.ascontiguousarray(images)).to(misfit.like)
@@ -51,6 +55,10 @@ class RestorationProblem(Problem):
             if min(x.shape[-2:]) >= 11:
                 ssim = torch.stack([metrics.ssim(way, truth) for way in ways])
                 values["ssim"] = ssim.gather(0, best[None])[0]
+            if self.lpips:
+                shown = torch.where(best[:, None, None, None] == 0, ways[0], ways[-1])
+                distance = lpips_distance(shown.numpy(), self.truth.values)
+                values["lpips"] = torch.as_tensor(distance)
         return {name: value.cpu().double().numpy() for name, value in values.items()}
 
     @property

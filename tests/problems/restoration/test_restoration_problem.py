@@ -1,5 +1,9 @@
 """Cards of restoration from a picture to a result; pictures that should be refused."""
 
+import sys
+from types import ModuleType
+from urllib.error import URLError
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +15,7 @@ from lmaps_science.io.files import atomic_write
 from lmaps_science.metrics import psnr
 from lmaps_science.plots import plot_reconstruction, plot_samples
 from lmaps_science.priors import NetworkDenoiser, build_network
-from lmaps_science.problems.restoration import KIND
+from lmaps_science.problems.restoration import KIND, perceptual
 from lmaps_science.problems.restoration.photographs import HELD_OUT, held_out_photograph
 from lmaps_science.problems.restoration.pictures import read_picture, write_picture
 from lmaps_science.problems.restoration.problem import alike
@@ -279,3 +283,51 @@ def test_magnitudes_cannot_be_given_as_a_picture(tmp_path):
 def test_a_prior_of_another_field_is_refused():
     with pytest.raises(DataError, match="1 channel"):
         small("sr4", prior=NetworkDenoiser(torch.nn.Identity(), (1, 32, 32), (-1.0, 1.0)))
+
+
+# ---------------------------------------------------------------- LPIPS
+
+
+def lpips_package(monkeypatch, network):
+    """A package of that name whose network is `network`."""
+    module = ModuleType("lpips")
+    module.LPIPS = network
+    monkeypatch.setitem(sys.modules, "lpips", module)
+    perceptual._network.cache_clear()
+    monkeypatch.setattr(perceptual, "_network", perceptual._network.__wrapped__)
+
+
+def test_lpips_is_among_the_metrics_where_the_card_says_so(monkeypatch):
+    class Distance(torch.nn.Module):
+        def __init__(self, **options):
+            super().__init__()
+            assert options == {"net": "alex", "verbose": False}
+            self.weight = torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, x, truth, normalize):
+            assert normalize  # from [0, 1], as the images are
+            return self.weight * (x - truth).abs().mean((1, 2, 3), keepdim=True)
+
+    lpips_package(monkeypatch, Distance)
+    small = {"picture.npix": 32, "lpips": True}
+    problem = load_problem("restoration/random", prior="gaussian", overrides=small)
+    truth = problem.truth.values
+    found = problem.evaluate(np.stack([truth, (truth + 0.125).clip(None, 1.0), truth + 9]))["lpips"]
+    expected = [0, np.abs((truth + 0.125).clip(None, 1.0) - truth).mean(), (1 - truth).mean()]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    plain = load_problem("restoration/random", prior="gaussian", overrides={"picture.npix": 32})
+    assert "lpips" not in plain.evaluate(truth[None])
+
+
+def test_lpips_without_its_package_or_weights_says_what_to_do(monkeypatch):
+    image = np.zeros((3, 32, 32))
+
+    def unreachable(**options):
+        raise URLError("no network")
+
+    lpips_package(monkeypatch, unreachable)
+    with pytest.raises(DataError, match=r"AlexNet.*could not be downloaded .*no network.*Fetch"):
+        perceptual.lpips_distance(image[None], image)
+    monkeypatch.setitem(sys.modules, "lpips", None)
+    with pytest.raises(ImportError, match=r"pip install 'lmaps-science\[lpips\]'"):
+        perceptual.lpips_distance(image[None], image)

@@ -282,7 +282,7 @@ def prior_train_conditional(
 def prior_describe(
     prior: Annotated[str, typer.Argument(help="A .safetensors file, or shipped weights by name.")],
 ) -> None:
-    """Describe a prior and its training.
+    """Describe a prior or an autoencoder, and its training.
 
     \b
     lmaps prior info prior/prior.safetensors
@@ -290,11 +290,16 @@ def prior_describe(
     import yaml
 
     from lmaps_science.cards.sections import find_prior
-    from lmaps_science.io import sha256
+    from lmaps_science.io import DataError, sha256
     from lmaps_science.priors import prior_info
+    from lmaps_science.priors.autoencoder import autoencoder_info
 
     path = find_prior(prior)
-    facts = {**prior_info(path), "sha256": sha256(path)}
+    try:
+        facts = autoencoder_info(path)
+    except DataError:  # of another kind
+        facts = prior_info(path)
+    facts["sha256"] = sha256(path)
     typer.echo(yaml.safe_dump(facts, sort_keys=False, allow_unicode=True, width=100).rstrip())
 
 

@@ -35,7 +35,7 @@ from lmaps_science.io.files import (
 from lmaps_science.priors.latent import Decoder
 from lmaps_science.priors.network_config import check_types, checked_image_shape
 
-__all__ = ["Autoencoder", "load_autoencoder", "save_autoencoder"]
+__all__ = ["Autoencoder", "autoencoder_info", "load_autoencoder", "save_autoencoder"]
 
 FORMAT, FORMAT_VERSION = "lmaps-autoencoder", 1
 _KEY = "lmaps"
@@ -192,23 +192,14 @@ def load_autoencoder(path: str | Path) -> Decoder:
     Raises:
         DataError: no such file, a damaged one, or one of another kind.
     """
+    facts = autoencoder_info(path)
     path = require_file(path)
     require_memory(path, "weights", 2 * path.stat().st_size)
     try:
         with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {}).get(_KEY) or "{}")
             state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as an autoencoder: {error}.") from error
-    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-        raise DataError(
-            f"{path} holds no autoencoder, as `lmaps prior train-autoencoder` writes them."
-        )
-    if facts.get("version") != FORMAT_VERSION:
-        raise DataError(
-            f"{path} has format version {facts.get('version')}, this release reads "
-            f"{FORMAT_VERSION}; update lmaps-science."
-        )
     try:
         network = _built(facts["config"])
         network.load_state_dict(state)
@@ -222,6 +213,30 @@ def load_autoencoder(path: str | Path) -> Decoder:
         ) from error
     metadata = {**facts, "sha256": sha256(path), "file": path.name}
     return Decoder(network, network.latent_shape, network.image_shape, scale, shift, metadata)
+
+
+def autoencoder_info(path: str | Path) -> dict[str, Any]:
+    """What the file of an autoencoder says of itself, without its weights.
+
+    Raises:
+        DataError: no such file, a damaged one, or one of another kind.
+    """
+    path = require_file(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads((file.metadata() or {}).get(_KEY) or "{}")
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read as an autoencoder: {error}.") from error
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+        raise DataError(
+            f"{path} holds no autoencoder, as `lmaps prior train-autoencoder` writes them."
+        )
+    if facts.get("version") != FORMAT_VERSION:
+        raise DataError(
+            f"{path} has format version {facts.get('version')}, this release reads "
+            f"{FORMAT_VERSION}; update lmaps-science."
+        )
+    return facts
 
 
 def _built(config: Mapping[str, Any]) -> Autoencoder:

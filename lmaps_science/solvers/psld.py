@@ -37,7 +37,7 @@ class PSLD(DPS):
     as wide as that, and the correction is a step down the residual. Data weigh by their noise.
 
     It needs a prior of latents, and Gaussian data that are linear in the image, not in the latent.
-    A level costs what DPS's does, one pass of the encoder, and five of operator and decoder.
+    A level costs what one of DPS does, a pass of the encoder and back, and one more A^H A.
 
     Known bias: that of DPS.
 

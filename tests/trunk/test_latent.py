@@ -33,7 +33,7 @@ from lmaps_science.priors import (
     save_prior,
 )
 from lmaps_science.priors.latent import split
-from lmaps_science.sampling import InverseProblem, State, sample
+from lmaps_science.sampling import InverseProblem, State, sample, stack
 from lmaps_science.solvers import DMAP, DPS, LMAPS, PSLD, VMLMAP, ReSample
 from lmaps_science.toys import Matrix
 from lmaps_science.training import ArrayImages, TrainingSettings, train
@@ -134,6 +134,16 @@ def test_images_of_another_shape_are_refused():
         decoder().encode(torch.zeros(1, 1, 5, 6, dtype=torch.float64))
     with pytest.raises(ValueError, match="scale 0 has no inverse"):
         Decoder(nn.Identity(), SHAPE, SHAPE, scale=0)
+
+
+def test_observations_of_latents_share_a_batch():
+    to_images, misfit = decoder(), gaussian_real() @ AFFINE
+    problems = [latent_problem(to_images, misfit=misfit.with_data(misfit.y + k)) for k in (0, 1)]
+    solver = PSLD(levels=10)
+    together = sample(stack(problems), solver, 2, progress=False).split()
+    for problem, found in zip(problems, together, strict=True):
+        alone = sample(problem, solver, 2, progress=False)
+        np.testing.assert_allclose(found.samples, alone.samples, rtol=1e-6, atol=1e-8)
 
 
 # ---------------------------------------------------------------- closed forms

@@ -1,7 +1,7 @@
 r"""Posterior sampling with latent diffusion (PSLD): DPS on latents, glued to the encoder.
 
 Source: Rout et al. 2023, "Solving Linear Inverse Problems Provably via Posterior Sampling with
-Latent Diffusion Models", algorithm 2 and eq. 12, in noise-level notation.
+Latent Diffusion Models", NeurIPS, in noise-level notation.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class PSLD(DPS):
 
     Args:
         levels, zeta, scale_free, time_min, conditional: as in DPS, for the sum of both terms.
-        gluing: gamma, relative to the residual in units of the image; the paper has 0.1.
+        gluing: gamma, relative to the residual in units of the image; 0 is DPS.
     """
 
     gluing: float = 0.1

@@ -8,9 +8,10 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -154,6 +155,8 @@ def train(
     settings: TrainingSettings = TrainingSettings(),
     *,
     initial: nn.Module | None = None,
+    facts: Mapping[str, Any] | None = None,
+    decode: Callable[[Tensor], Tensor] | None = None,
     description: str = "",
     progress: bool = True,
 ) -> Path:
@@ -169,6 +172,8 @@ def train(
         settings: see `TrainingSettings`.
         initial: a network of the same architecture whose weights to begin with, e.g. that of a
             prior to adapt to other images.
+        facts: what else the file should say, such as whose latents the images are.
+        decode: what makes pictures of latents, for `samples.png`.
         description: one paragraph for the model card, kept in the file's metadata.
 
     Returns:
@@ -182,13 +187,13 @@ def train(
         FloatingPointError: the loss is no longer finite.
     """
     device = accelerator(settings)
-    run = Run(config, settings)
+    run = Run(config, settings, facts or {})
     if initial is not None:
         run.begin_with(initial)
     path = fit(device, run, images, validation, folder, description, progress=progress)
     if device.is_main_process:
         denoiser = run.denoiser().to(device.device)
-        sample_sheet(denoiser, path.parent / "samples.png")
+        sample_sheet(denoiser, path.parent / "samples.png", decode=decode)
     return path
 
 
@@ -228,12 +233,11 @@ def fit(
     with bar:
         while run.step < settings.steps:
             start = (run.step * world + rank) * settings.batch_size
-            x0, sigma, noise = run.batch(images, start, accelerator.device)
+            batch = run.batch(images, start, accelerator.device)
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate * _schedule(run.step, settings)
             with accelerator.autocast():
-                denoise = run.denoising(network, x0, start)
-                loss = edm_loss(denoise, x0, sigma, noise, run.sigma_data).mean()
+                loss = run.loss(network, start, *batch)
             accelerator.backward(loss)
             norm = accelerator.clip_grad_norm_(network.parameters(), settings.gradient_clip)
             optimizer.step()
@@ -261,8 +265,13 @@ def fit(
 class Run:
     """What a checkpoint must hold: weights, their average, optimiser, step and history."""
 
-    def __init__(self, config: dict[str, Any], settings: TrainingSettings) -> None:
-        self.config, self.settings = config, settings
+    def __init__(
+        self,
+        config: dict[str, Any],
+        settings: TrainingSettings,
+        facts: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        self.config, self.settings, self.facts = config, settings, facts
         self.network, self.ema = self.networks()
         self.ema.load_state_dict(self.network.state_dict())
         self.ema.eval().requires_grad_(False)
@@ -281,6 +290,13 @@ class Run:
     def denoising(self, network: nn.Module, x0: Tensor, start: int) -> Denoising:
         """`(x, sigma) -> denoised` by a network, for noisy images of the items from `start` on."""
         return network
+
+    def loss(
+        self, network: nn.Module, start: int, x0: Tensor, sigma: Tensor, noise: Tensor
+    ) -> Tensor:
+        """What a step lowers, of what `batch` gave."""
+        denoise = self.denoising(network, x0, start)
+        return edm_loss(denoise, x0, sigma, noise, self.sigma_data).mean()
 
     def to(self, device: torch.device) -> None:
         self.ema.to(device)
@@ -348,7 +364,7 @@ class Run:
         save_prior(
             folder / "prior.safetensors",
             self.denoiser(),
-            training={**asdict(self.settings), **self.progress()},
+            training={**asdict(self.settings), **self.progress(), **self.facts},
             description=description,
             dtype=torch.float16,
         )

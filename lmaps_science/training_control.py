@@ -92,11 +92,11 @@ class _ControlRun(Run):
         settings: TrainingSettings,
         facts: dict[str, Any],
     ) -> None:
-        self.problem, self.base, self.facts = problem, base, facts
+        self.problem, self.base = problem, base
         network: PreconditionedNetwork = base.network  # type: ignore[assignment]
         self.network_of_base = network
         beside = {"beside": base.metadata.get("sha256"), "operator": repr(problem.misfit.operator)}
-        super().__init__({**network.config, **beside}, settings)
+        super().__init__({**network.config, **beside}, settings, facts)
 
     def networks(self) -> tuple[nn.Module, nn.Module]:
         own = Control(self.network_of_base)

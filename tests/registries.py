@@ -24,11 +24,14 @@ from lmaps_science.physics.closure_misfit import ClosureMisfit
 from lmaps_science.physics.interferometry import ClosureQuantities, ClosureSet, Visibilities
 from lmaps_science.physics.multi_frequency import MultiFrequency
 from lmaps_science.priors import (
+    Autoencoder,
+    Decoder,
     Denoiser,
     DenseCovariance,
     DiagonalCovariance,
     GaussianMixturePrior,
     GaussianPrior,
+    LatentPrior,
     LowRankCovariance,
     NetworkDenoiser,
     StationaryCovariance,
@@ -49,6 +52,7 @@ from lmaps_science.solvers import (
     LGD,
     LMAPS,
     MAPGA,
+    PSLD,
     SITCOM,
     VMLMAP,
     AnnealedLangevin,
@@ -189,9 +193,21 @@ def closure_quantities() -> Operator:
     return ClosureQuantities(small_visibilities(), small_closures())
 
 
+def decoder() -> Decoder:
+    """Of a small autoencoder with fresh weights, which are not linear."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        shape = (1, 6, 5)
+        network = Autoencoder(shape, patch=1, latent_channels=1, channels=4, decoder_blocks=1)
+        for block in (network.decoder[1], network.encoder[1]):
+            torch.nn.init.normal_(block.conv1.weight, std=0.2)
+    return Decoder(network, network.latent_shape, shape, scale=0.5, shift=0.1).to(torch.float64)
+
+
 OPERATORS: list[Callable[[], Operator]] = [
     affine,
     closure_quantities,
+    decoder,
     dense_svd,
     difference_of_scaling,
     scaled_svd,
@@ -270,6 +286,13 @@ def dense_gaussian(image_shape: tuple[int, int, int] = (1, 6, 5)) -> GaussianPri
     return GaussianPrior(mean.reshape(image_shape), covariance)
 
 
+def latent(image_shape: tuple[int, int, int] = (1, 6, 5)) -> Denoiser:
+    """A Gaussian prior of latents, which are decoded to images of the same shape."""
+    like = decoder()
+    found = Decoder(like.network, image_shape, image_shape, like.scale, like.shift)
+    return LatentPrior(dense_gaussian(image_shape), found)
+
+
 def stationary_gaussian(image_shape: tuple[int, int, int] = (1, 6, 5)) -> GaussianPrior:
     frequencies = (torch.fft.fftfreq(n, dtype=torch.float64) for n in image_shape[1:])
     ky, kx = torch.meshgrid(*frequencies, indexing="ij")
@@ -331,6 +354,7 @@ PRIORS: list[Callable[..., Denoiser]] = [  # each takes an image shape
     dense_gaussian,
     diagonal_gaussian,
     gaussian_mixture,
+    latent,
     network,
     piecewise_constant,
     shrinking_function,
@@ -366,14 +390,22 @@ def multi_frequency_problem() -> InverseProblem:
     return inverse_problem(GaussianMisfit(operator, y, sigma))
 
 
+def latent_problem() -> InverseProblem:
+    """Data that are linear in images of which the prior knows the latents."""
+    to_images, affine = decoder(), Affine(0.5, 1.0, (1, 6, 5))
+    prior = LatentPrior(dense_gaussian(), to_images)
+    return InverseProblem(prior, gaussian_real() @ affine @ to_images, affine @ to_images)
+
+
 def problem_for(solver: Solver) -> InverseProblem:
     """One that provides what the solver requires."""
-    served = (make() for make in (linear_problem, multi_frequency_problem))
+    served = (make() for make in (linear_problem, multi_frequency_problem, latent_problem))
     return next(problem for problem in served if not solver.requires - problem.provides)
 
 
 PROBLEMS: list[Callable[[], InverseProblem]] = [
     closure_problem,
+    latent_problem,
     linear_problem,
     multi_frequency_problem,
     nonlinear_problem,
@@ -518,12 +550,20 @@ def population_hopping() -> Solver:
     return Population(frequency_hopping(), 2, {0.5: 1})
 
 
+def psld() -> Solver:
+    return PSLD(levels=40)
+
+
 def red_diff() -> Solver:
     return REDDiff(levels=60)
 
 
 def resample() -> Solver:
     return ReSample(levels=20)
+
+
+def resample_pixels() -> Solver:
+    return ReSample(levels=20, pixels=0.5)
 
 
 def score_mri() -> Solver:
@@ -581,8 +621,10 @@ SOLVERS: list[Callable[[], Solver]] = [
     pnp_dm_perturb_and_map,
     population,
     population_hopping,
+    psld,
     red_diff,
     resample,
+    resample_pixels,
     score_mri,
     sitcom,
     sitcom_paper,

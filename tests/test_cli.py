@@ -20,7 +20,14 @@ from typer.testing import CliRunner
 from lmaps_science import __all__ as public
 from lmaps_science import cli, load_prior, load_problem, runner, sample
 from lmaps_science.cards.load import load_card
-from lmaps_science.io import folders, read_image, read_netcdf, read_uvfits, write_netcdf
+from lmaps_science.io import (
+    folders,
+    read_image,
+    read_netcdf,
+    read_uvfits,
+    sha256,
+    write_netcdf,
+)
 from lmaps_science.manifests import shipped_folder
 from lmaps_science.problems.black_hole.problem import BlackHoleProblem
 from lmaps_science.sampling import ScoredSolver
@@ -368,6 +375,7 @@ def test_a_picture_without_a_folder_is_refused_before_the_work(tmp_path, monkeyp
         "problems",
         "data",
         "prior train",
+        "prior train-autoencoder",
         "prior train-conditional",
         "prior sample",
     ],
@@ -694,3 +702,30 @@ def test_an_interrupted_run_goes_on(tmp_path, number, code):
     a, b = (read_netcdf(folder / "result.nc") for folder in (tmp_path, tmp_path / "whole"))
     np.testing.assert_array_equal(a["image"], b["image"])
     assert a.attrs["operator_calls"] == b.attrs["operator_calls"]
+
+
+def test_train_an_autoencoder_and_a_prior_of_its_latents(tmp_path):
+    options = ["--npix", 32, "--batch-size", 2, "--steps", 2, "--validate-every", 2]
+    coder = tmp_path / "coder" / "autoencoder.safetensors"
+    train = ["prior", "train-autoencoder", "--like", "nuclei", "--channels", 8, *options]
+    outcome = lmaps(*train, "--out", coder.parent)
+    assert outcome.exit_code == 0, outcome.output
+    train = ["prior", "train", "--like", "nuclei", "--channels", 16, *options]
+    outcome = lmaps(*train, "--autoencoder", coder, "--out", tmp_path / "prior")
+    assert outcome.exit_code == 0, outcome.output
+    prior = tmp_path / "prior" / "prior.safetensors"
+    assert load_prior(prior).image_shape == (4, 8, 8)
+    assert sha256(coder) in lmaps("prior", "info", prior).stdout
+    assert "kl_weight: 0.0001" in lmaps("prior", "info", coder).stdout
+    draw = ["prior", "sample", prior, "--samples", 2, "--out", tmp_path / "drawn.png"]
+    assert lmaps(*draw, "--autoencoder", coder).exit_code == 0
+    assert "holds no autoencoder" in refuse(*draw, "--autoencoder", prior)
+    section = f"prior={{kind: latent, file: {prior}, autoencoder: {coder}}}"
+    small = ["image.npix=32", "observation.receivers=20", "observation.transmitters=3"]
+    solver = ["solver.levels=3", "solver.local=lbfgs"]
+    settings = [f"--set={setting}" for setting in (section, *small, *solver)]
+    out = tmp_path / "out"
+    outcome = lmaps("run", "scattering/linear_60", *settings, "--samples", 1, "--out", out)
+    assert outcome.exit_code == 0, outcome.output
+    said = json.loads((out / "summary.json").read_text())["prior"]
+    assert said["autoencoder"]["sha256"] == sha256(coder)

@@ -70,6 +70,7 @@ TINY = {  # what makes each card small, and its data where it has none of its ow
     "scattering/linear_180": (ARRAY, None),
     "scattering/linear_360": (ARRAY, None),
     "scattering/linear_60": ({**ARRAY, "physics.svd": True}, None),
+    "scattering/linear_60_latent": (ARRAY, None),
 }
 
 

@@ -13,13 +13,14 @@ LEVELS = [  # modules and sub-packages, each one unit; siblings on a level do no
     {"arrays", "metering", "search"},
     {"linalg", "noise", "metrics", "io"},
     {"manifests"},  # files that io then reads
-    {"operators", "priors"},
+    {"operators"},
+    {"priors"},  # of latents, too, whose decoder is an operator
     {"misfit", "surrogate"},
     {"physics"},
     {"local_map"},
     {"sampling"},
     {"solvers", "training", "diagnostics", "toys"},
-    {"training_control"},
+    {"training_autoencoder", "training_control"},
     {"cards"},  # finds problems and solvers by their entry points, without importing them
     {"plots", "commands"},
     {"problems"},

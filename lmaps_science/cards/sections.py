@@ -13,16 +13,21 @@ from lmaps_science.cards.registry import find_kind, kinds
 from lmaps_science.io.files import DataError, require_memory, shown, suggestion
 from lmaps_science.io.npy import read_npy
 from lmaps_science.manifests import fetch
-from lmaps_science.priors import Denoiser, load_prior
+from lmaps_science.misfit import Misfit
+from lmaps_science.operators import Operator
+from lmaps_science.priors import Denoiser, LatentPrior, load_autoencoder, load_prior
 
 __all__ = [
     "FileSection",
+    "LatentSection",
     "NetworkSection",
     "Pixels",
     "Section",
     "check_keys",
     "find_prior",
     "fitting",
+    "in_space_of",
+    "latent_prior",
     "network_prior",
     "numbered",
     "prior_facts",
@@ -30,6 +35,7 @@ __all__ = [
 ]
 
 Item = TypeVar("Item")
+MisfitType = TypeVar("MisfitType", bound=Misfit)
 
 # Pixels along a side of an image: beyond that neither priors nor operators are meant to go, and a
 # slip of the keyboard asks for terabytes.
@@ -139,7 +145,56 @@ def network_prior(section: NetworkSection, kind: str) -> Denoiser:
     Raises:
         DataError: a file that is missing, or is no prior.
     """
-    return load_prior(find_prior(section.file, kind), config=section.config)
+    prior = load_prior(find_prior(section.file, kind), config=section.config)
+    of = prior.metadata["training"].get("autoencoder")
+    if of is not None:
+        raise DataError(
+            f"{section.file} is a prior of the latents of {of.get('file')}, not of images: name "
+            f"both, prior: {{kind: latent, file: {section.file}, autoencoder: {of.get('file')}}}, "
+            "in the card or by --set."
+        )
+    return prior
+
+
+class LatentSection(Section):
+    """A trained network that denoises what an autoencoder makes of images, and the autoencoder."""
+
+    kind: Literal["latent"] = Field(description="What the prior is.")
+    file: str = Field(
+        description="Path of the weights of the prior of latents, of `lmaps prior train "
+        "--autoencoder`, or their name where they come with the problems."
+    )
+    autoencoder: str = Field(
+        description="Path of the weights of the autoencoder, of `lmaps prior train-autoencoder`, "
+        "or their name where they come with the problems."
+    )
+
+
+def latent_prior(section: LatentSection, kind: str) -> LatentPrior:
+    """The prior of latents of a card of this `kind`, with the decoder of its images.
+
+    Raises:
+        DataError: a file that is missing or is another, or an autoencoder of other latents.
+    """
+    decoder = load_autoencoder(find_prior(section.autoencoder, kind))
+    try:
+        return LatentPrior(load_prior(find_prior(section.file, kind)), decoder)
+    except DataError:
+        raise
+    except ValueError as error:
+        raise DataError(f"prior: {error}") from error
+
+
+def in_space_of(
+    prior: Denoiser, misfit: MisfitType, decode: Operator
+) -> tuple[MisfitType, Operator]:
+    """The misfit and the map to physical images on the space of the prior.
+
+    They stand behind the decoder of a prior of latents, and are unchanged for one of images.
+    """
+    if not isinstance(prior, LatentPrior):
+        return misfit, decode
+    return misfit @ prior.decoder, decode @ prior.decoder  # type: ignore[return-value]
 
 
 def find_prior(name: str | Path, kind: str | None = None) -> Path:
@@ -172,7 +227,8 @@ def fitting(prior: Denoiser, shape: tuple[int, ...], advice: str) -> Denoiser:
     Raises:
         DataError: it does not; `advice` says what to set so that it would, formatted with `npix`.
     """
-    have = tuple(prior.image_shape)
+    latent = isinstance(prior, LatentPrior)
+    have = tuple(prior.decoder.data_shape or () if latent else prior.image_shape)  # type: ignore
     if have == shape:
         return prior
     if have[0] == shape[0] and hasattr(prior, "for_size"):
@@ -196,5 +252,5 @@ def fitting(prior: Denoiser, shape: tuple[int, ...], advice: str) -> Denoiser:
 def prior_facts(prior: Denoiser) -> dict[str, Any]:
     """What a result should say of its prior."""
     metadata = getattr(prior, "metadata", {})
-    keep = ("description", "file", "sha256")
+    keep = ("description", "file", "sha256", "autoencoder")
     return {"repr": repr(prior), **{key: metadata[key] for key in keep if key in metadata}}

@@ -1,4 +1,4 @@
-"""The commands of priors: `lmaps prior train`, `train-conditional`, `info`, `sample`."""
+"""The commands of priors: `lmaps prior train`, `train-autoencoder`, `info`, `sample`, …"""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from lmaps_science.commands import PLAIN, reported
 
 __all__ = ["app"]
 
+ENCODED = 4000  # images that a training on latents encodes, once
+
 app = typer.Typer(help="Train a prior, describe one, draw from one.", **PLAIN)
 
 
@@ -24,6 +26,9 @@ def prior_train(
     ] = None,
     images: Annotated[
         Path | None, typer.Option(help=".npy file (n, H, W) in [0, 1] instead of its images.")
+    ] = None,
+    autoencoder: Annotated[
+        str | None, typer.Option(help="Its file: train on the latents it makes of the images.")
     ] = None,
     npix: Annotated[int | None, typer.Option(min=8, help="Another size of its images.")] = None,
     channels: Annotated[int | None, typer.Option(min=8, help="Width of the network.")] = None,
@@ -49,35 +54,26 @@ def prior_train(
     lmaps prior train --out prior --like brain
     lmaps prior train --out prior --images my_images.npy
     lmaps prior train --out prior --images my_images.npy --from a_prior.safetensors
+    lmaps prior train --out prior --like nuclei --autoencoder autoencoder.safetensors
     accelerate launch -m lmaps_science.cli prior train --out prior
     """
     from dataclasses import replace
 
     from lmaps_science.cards.sections import find_prior
-    from lmaps_science.io import DataError
-    from lmaps_science.io.files import suggestion
     from lmaps_science.priors import load_prior
     from lmaps_science.training import train
 
-    known = recipes()
-    like = next(iter(known)) if like is None else like
-    if like not in known:
-        raise DataError(
-            f"there is no shipped prior {like!r}.{suggestion(like, known)} Known: "
-            f"{', '.join(known)}."
-        )
-    recipe = known[like]
-    size = npix or recipe.npix
-    training: Any
-    validation: Any
-    if images is None:
-        training = recipe.images(size, seed)
-        validation = (recipe.validation or recipe.images)(size, seed + 1)
-    else:
-        training, validation = _own_images(images, seed)
+    recipe, training, validation = _recipe(like, images, npix, seed)
+    facts: dict[str, Any] = {}
+    decode: Any = None
+    if autoencoder is not None:
+        training, validation, facts = _latents(training, validation, find_prior(autoencoder))
+        decode = training.decoder
     shape = list(training.batch(0, 1).shape[1:])
     start: Any = None if initial is None else load_prior(find_prior(initial)).network
     config = {**(recipe.config if start is None else start.config), "image_shape": shape}
+    if start is None and facts:
+        config["patch"] = 2  # the grid is coarse already
     if start is None and any(n % (config["patch"] * 8) for n in shape[1:]):
         config["patch"] = 1
     if channels is not None:
@@ -91,8 +87,117 @@ def prior_train(
         validate_every=validate_every,
         **{name: value for name, value in given.items() if value is not None},
     )
-    path = train(config, training, validation, out, options, initial=start, description=description)
+    path = train(
+        config,
+        training,
+        validation,
+        out,
+        options,
+        initial=start,
+        facts=facts,
+        decode=decode,
+        description=description,
+    )
     typer.echo(f"written to {path}")
+
+
+def _latents(training: Any, validation: Any, path: Path) -> tuple[Any, Any, dict[str, Any]]:
+    """Training and validation images as an autoencoder encodes them, each once; and its facts."""
+    from lmaps_science.priors import load_autoencoder
+    from lmaps_science.training_autoencoder import LatentImages
+
+    decoder = load_autoencoder(path)
+    made = [LatentImages(images, decoder, ENCODED) for images in (training, validation)]
+    known = {key: decoder.metadata[key] for key in ("file", "sha256")}
+    return made[0], made[1], {"autoencoder": known, "encoded_images": ENCODED}
+
+
+@app.command("train-autoencoder")
+@reported
+def prior_train_autoencoder(
+    out: Annotated[Path, typer.Option(help="Folder for weights and checkpoints.")],
+    like: Annotated[
+        str | None, typer.Option(help="Which shipped prior's images and settings to take.")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help=".npy file (n, H, W) in [0, 1] instead of its images.")
+    ] = None,
+    npix: Annotated[int | None, typer.Option(min=8, help="Another size of its images.")] = None,
+    patch: Annotated[int, typer.Option(min=1, help="How much coarser latents are.")] = 4,
+    latent_channels: Annotated[int, typer.Option(min=1, help="Numbers for each point.")] = 4,
+    channels: Annotated[int, typer.Option(min=4, help="Width of both networks.")] = 64,
+    kl_weight: Annotated[
+        float, typer.Option(min=0, help="Smoother latents for coarser images.")
+    ] = 1e-4,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 1500,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 8,
+    learning_rate: Annotated[float, typer.Option(help="Its largest value.")] = 1e-3,
+    precision: Annotated[str, typer.Option(help="no (float32) or bf16.")] = "no",
+    seed: Annotated[int, typer.Option(min=0, help="Of images and noise.")] = 0,
+    validate_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 250,
+    description: Annotated[str, typer.Option(help="One paragraph, kept in the file.")] = "",
+) -> None:
+    """Train an autoencoder, whose latents `lmaps prior train --autoencoder` learns.
+
+    A card then has prior: {kind: latent, file: prior.safetensors, autoencoder:
+    autoencoder.safetensors}. The same command goes on from the last checkpoint in its folder.
+
+    \b
+    lmaps prior train-autoencoder --out autoencoder --like nuclei
+    lmaps prior train --out prior --like nuclei --autoencoder autoencoder/autoencoder.safetensors
+    """
+    from dataclasses import replace
+
+    import torch
+
+    from lmaps_science.priors import Autoencoder
+    from lmaps_science.training_autoencoder import train_autoencoder
+
+    recipe, training, validation = _recipe(like, images, npix, seed)
+    options = replace(
+        recipe.settings,
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        ema_decay=0.995,
+        precision=precision,
+        seed=seed,
+        validate_every=validate_every,
+        validation_images=min(64, recipe.settings.validation_images),
+    )
+    torch.manual_seed(seed)  # the fresh weights
+    network = Autoencoder(
+        training.batch(0, 1).shape[1:],
+        patch=patch,
+        latent_channels=latent_channels,
+        channels=channels,
+    )
+    path = train_autoencoder(
+        network, training, validation, out, options, kl_weight=kl_weight, description=description
+    )
+    typer.echo(f"written to {path}")
+
+
+def _recipe(
+    like: str | None, images: Path | None, npix: int | None, seed: int
+) -> tuple[Any, Any, Any]:
+    """The recipe of this name, and training and validation images, of it or of a file."""
+    from lmaps_science.io import DataError
+    from lmaps_science.io.files import suggestion
+
+    known = recipes()
+    like = next(iter(known)) if like is None else like
+    if like not in known:
+        raise DataError(
+            f"there is no shipped prior {like!r}.{suggestion(like, known)} Known: "
+            f"{', '.join(known)}."
+        )
+    recipe = known[like]
+    if images is not None:
+        return recipe, *_own_images(images, seed)
+    size = npix or recipe.npix
+    validation = (recipe.validation or recipe.images)(size, seed + 1)
+    return recipe, recipe.images(size, seed), validation
 
 
 @app.command("train-conditional")
@@ -177,7 +282,7 @@ def prior_train_conditional(
 def prior_describe(
     prior: Annotated[str, typer.Argument(help="A .safetensors file, or shipped weights by name.")],
 ) -> None:
-    """Describe a prior and its training.
+    """Describe a prior or an autoencoder, and its training.
 
     \b
     lmaps prior info prior/prior.safetensors
@@ -185,11 +290,16 @@ def prior_describe(
     import yaml
 
     from lmaps_science.cards.sections import find_prior
-    from lmaps_science.io import sha256
+    from lmaps_science.io import DataError, sha256
     from lmaps_science.priors import prior_info
+    from lmaps_science.priors.autoencoder import autoencoder_info
 
     path = find_prior(prior)
-    facts = {**prior_info(path), "sha256": sha256(path)}
+    try:
+        facts = autoencoder_info(path)
+    except DataError:  # of another kind
+        facts = prior_info(path)
+    facts["sha256"] = sha256(path)
     typer.echo(yaml.safe_dump(facts, sort_keys=False, allow_unicode=True, width=100).rstrip())
 
 
@@ -200,6 +310,9 @@ def prior_sample(
     out: Annotated[Path, typer.Option(help="Picture to write.")],
     samples: Annotated[int, typer.Option(min=1, help="How many.")] = 32,
     seed: Annotated[int, typer.Option(min=0, help="Of the random numbers.")] = 0,
+    autoencoder: Annotated[
+        str | None, typer.Option(help="Its file, where the prior is of latents.")
+    ] = None,
     preconditioning: Annotated[
         str | None, typer.Option(help="For .pt checkpoints: edm, vp, ddpm, ve or iddpm.")
     ] = None,
@@ -218,8 +331,23 @@ def prior_sample(
 
     config = {"preconditioning": preconditioning} if preconditioning else None
     found = load_prior(find_prior(prior), config=config, device=find_device(device))
-    sample_sheet(found, out, samples, seed)
+    decode = None if autoencoder is None else _decoder_of(found, find_prior(autoencoder))
+    sample_sheet(found, out, samples, seed, decode)
     typer.echo(f"written to {out}")
+
+
+def _decoder_of(prior: Any, path: Path) -> Any:
+    """The decoder in a file, where the prior is of its latents."""
+    from lmaps_science.io import DataError
+    from lmaps_science.priors import LatentPrior, load_autoencoder
+
+    try:
+        decoder = LatentPrior(prior, load_autoencoder(path)).decoder
+    except DataError:
+        raise
+    except ValueError as error:
+        raise DataError(f"--autoencoder {path}: {error}") from error
+    return decoder.to(prior.device)
 
 
 def _own_images(path: Path, seed: int) -> tuple[Any, Any]:

@@ -1,4 +1,4 @@
-"""Priors from elsewhere: any function of (x, sigma), and Hugging Face diffusers networks."""
+"""Priors from elsewhere: any function of (x, sigma), Hugging Face diffusers' networks."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lmaps_science.arrays import per_sample
 from lmaps_science.priors.base import Denoiser
+from lmaps_science.priors.latent import Decoder
 from lmaps_science.priors.networks import NetworkDenoiser
 
 
@@ -154,3 +155,83 @@ def from_diffusers(
     description = f"diffusers {type(unet).__name__}, {prediction}"
     shape = (int(config["in_channels"]), int(height), int(width))
     return NetworkDenoiser(network, shape, value_range, metadata={"description": description})
+
+
+class _DiffusersAutoencoder(nn.Module):
+    """An AutoencoderKL or VQModel, tensor to tensor: the mode of the latents, decoded images."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def encode(self, x: Tensor) -> Tensor:
+        found: Any = self.model.encode(x)  # type: ignore[operator]
+        latents: Tensor = found.latent_dist.mode() if "latent_dist" in found else found.latents
+        return latents
+
+    def decode(self, z: Tensor) -> Tensor:
+        """A VQModel rounds latents to its codes first; their gradient passes straight through."""
+        found: Tensor = self.model.decode(z).sample  # type: ignore[operator]
+        return found
+
+
+def from_diffusers_autoencoder(
+    autoencoder: Any, size: int | tuple[int, int] | None = None
+) -> Decoder:
+    r"""Make the decoder of latents of a diffusers AutoencoderKL or VQModel, and its encoder.
+
+    .. math:: x = D(z / a + b), \quad z = (E(x) - b)\, a
+
+    with the configuration's `scaling_factor` a and `shift_factor` b, as its pipelines have them.
+    With a prior of these latents it makes a `LatentPrior`.
+
+    Args:
+        autoencoder: `diffusers.AutoencoderKL`, `diffusers.VQModel`.
+        size: height and width of the images; default: `sample_size` of the configuration.
+
+    Raises:
+        TypeError: another kind of object.
+        ValueError: a size that it cannot halve, or images of other channels than it takes.
+
+    Example:
+        >>> vae = AutoencoderKL.from_pretrained("...")            # doctest: +SKIP
+        >>> prior = LatentPrior(from_diffusers(unet, scheduler),  # doctest: +SKIP
+        ...     from_diffusers_autoencoder(vae, 256))
+    """
+    config = getattr(autoencoder, "config", {})
+    if not isinstance(autoencoder, nn.Module) or "latent_channels" not in config:
+        raise TypeError(
+            f"from_diffusers_autoencoder takes an AutoencoderKL or a VQModel of diffusers, got "
+            f"{type(autoencoder).__name__}."
+        )
+    size = config.get("sample_size") if size is None else size
+    if size is None:
+        raise ValueError("the configuration lacks sample_size; give size, e.g. size=256.")
+    height, width = (size, size) if isinstance(size, int) else size
+    if config["in_channels"] != config["out_channels"]:
+        raise ValueError(
+            f"the autoencoder takes images of {config['in_channels']} channels and gives "
+            f"{config['out_channels']}: its decoder does not undo its encoder."
+        )
+    network = _DiffusersAutoencoder(autoencoder).eval()
+    shape = (int(config["in_channels"]), int(height), int(width))
+    weights = next(autoencoder.parameters())
+    with torch.no_grad():
+        image = torch.zeros(1, *shape, dtype=weights.dtype, device=weights.device)
+        latents = network.encode(image)
+        decoded = tuple(network.decode(latents).shape[1:])
+    if decoded != shape:
+        raise ValueError(
+            f"images of {height} x {width} pixels come back as {decoded[1]} x {decoded[2]}: the "
+            "autoencoder halves sides; give a size divisible by a power of two, e.g. size=256."
+        )
+    shift = config.get("shift_factor") or 0.0
+    description = f"diffusers {type(autoencoder).__name__}"
+    return Decoder(
+        network,
+        tuple(latents.shape[1:]),
+        shape,
+        float(config.get("scaling_factor") or 1.0),
+        float(shift),
+        {"description": description},
+    )

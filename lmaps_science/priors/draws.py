@@ -37,13 +37,25 @@ def draw(
     return x
 
 
-def sample_sheet(denoiser: NetworkDenoiser, path: Path, count: int = 32, seed: int = 0) -> None:
-    """A picture of `count` samples of the prior, magnitudes where there are two channels."""
+def sample_sheet(
+    denoiser: NetworkDenoiser,
+    path: Path,
+    count: int = 32,
+    seed: int = 0,
+    decode: Callable[[Tensor], Tensor] | None = None,
+) -> None:
+    """A picture of `count` samples of the prior, magnitudes where there are two channels.
+
+    `decode` makes images of the samples of a prior of latents.
+    """
     from matplotlib.figure import Figure
 
     require_parent(path)  # before the work
     like = torch.zeros(count, *denoiser.image_shape, device=denoiser.device)
     samples = draw(denoiser, SampleNoise(seed, tuple(range(count))).normal(like, 0))
+    if decode is not None:
+        with torch.no_grad():
+            samples = torch.cat([decode(part) for part in samples.split(8)])
     shown = samples.norm(dim=1) if samples.shape[1] == 2 else samples[:, 0]
     low, high = (0.0, None) if samples.shape[1] == 2 else denoiser.value_range
     figure = Figure(figsize=(12, 1.5 * math.ceil(count / 8)))

@@ -193,6 +193,7 @@ def _check(problem: InverseProblem, solver: Solver) -> None:
     words = {
         "covariance": "equipped with its prior's covariance",
         "conditional": "equipped with a conditional denoiser (`lmaps prior train-conditional`)",
+        "encoder": "of latents (`prior: {kind: latent}`, whose decoder has an encoder)",
         "noise": "of stated noise (its misfit defines noise_floor)",
     }
     lacking = [words.get(name, name) for name in sorted(solver.requires - problem.provides)]

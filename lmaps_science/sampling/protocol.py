@@ -20,6 +20,7 @@ from lmaps_science.noise import SampleNoise, Schedule
 from lmaps_science.operators import LinearOperator, Operator, SVDOperator
 from lmaps_science.priors.base import Denoiser
 from lmaps_science.priors.conditional import ConditionalDenoiser
+from lmaps_science.priors.latent import Decoder, split
 from lmaps_science.sampling.hint import hint
 
 __all__ = ["InverseProblem", "ScoredSolver", "Solver", "State", "stack", "start"]
@@ -109,6 +110,8 @@ class InverseProblem(Movable):
             has.add("conditional")
         if type(self.misfit).noise_floor is not Misfit.noise_floor:
             has.add("noise")
+        if split(self.misfit.operator) is not None:
+            has.add("encoder")
         return frozenset(has)
 
     def gaussian(self) -> GaussianMisfit:
@@ -122,6 +125,24 @@ class InverseProblem(Movable):
     def svd(self) -> SVDOperator:
         """The same with its singular vectors, where they are known; ValueError elsewhere."""
         return self.misfit.svd()
+
+    def autoencoder(self) -> tuple[Misfit, Decoder]:
+        """The misfit of decoded images, and the decoder, where the prior is one of latents.
+
+        Raises:
+            ValueError: it is one of images.
+        """
+        found = split(self.misfit.operator)
+        if found is None:
+            raise ValueError(
+                "this needs a prior of latents, whose decoder has an encoder, and here is "
+                f"{self.misfit.operator!r}. Choose a solver for images, e.g. DPS()."
+            )
+        operator, decoder = found
+        meter = self.misfit.operator._meter
+        misfit = copy.copy(self.misfit)
+        misfit.operator = operator if meter is None else operator.metered(meter)
+        return misfit, decoder
 
     def like(self, batch: int) -> Tensor:
         """Zeros (B, C, H, W) of the device and dtype in which the misfit works."""
@@ -309,8 +330,8 @@ class Solver(ABC):
 
         Of `differentiable`, `gaussian`, `perturbable` (its data, by noise as they have it),
         `linear`, `svd`, `covariance` (the prior's), `noise` (the misfit says what noise leaves of
-        it), `conditional` (a denoiser that sees the data) and what operators add by their
-        `provides`, such as `multi-frequency`.
+        it), `conditional` (a denoiser that sees the data), `encoder` (the prior is of latents) and
+        what operators add by their `provides`, such as `multi-frequency`.
         """
         return frozenset({"differentiable"})
 

@@ -22,6 +22,7 @@ from lmaps_science.solvers.mcg_diff import MCGDiff
 from lmaps_science.solvers.pigdm import PiGDM
 from lmaps_science.solvers.pnp_dm import PnPDM
 from lmaps_science.solvers.population import Population
+from lmaps_science.solvers.psld import PSLD
 from lmaps_science.solvers.red_diff import REDDiff
 from lmaps_science.solvers.resample import ReSample
 from lmaps_science.solvers.score_mri import ScoreMRI
@@ -40,6 +41,7 @@ __all__ = [
     "LGD",
     "LMAPS",
     "MAPGA",
+    "PSLD",
     "SITCOM",
     "VMLMAP",
     "AnnealedLangevin",

@@ -72,12 +72,16 @@ class DPS(Solver):
 
     def step(self, i: int, state: State, problem: InverseProblem, noise: SampleNoise) -> State:
         sigma, after = self.sigmas[i], self.sigmas[i + 1]
-        found = guide(problem, state.x, float(sigma))  # line 4, Tweedie
+        found = self.guide(problem, state.x, float(sigma))  # line 4, Tweedie
         proposed = problem.denoised(state.x, float(sigma), found.denoised, self.conditional)
         mean, spread = ancestral(state.x, proposed, sigma, after)
         unguided = mean + spread * noise.normal(mean, 1, i)  # line 6: the ancestral step
         x_next = unguided - self.pull(found, sigma, after)  # line 7
         return State(x=x_next, estimate=found.denoised if after > 0 else x_next)
+
+    def guide(self, problem: InverseProblem, x: Tensor, sigma: float) -> Guidance:
+        """What is followed down to 0: the residual of the denoised image, and its gradient."""
+        return guide(problem, x, sigma)
 
     def pull(self, found: Guidance, sigma: Tensor, after: Tensor) -> Tensor:
         """What the step from `sigma` to `after` subtracts, like the image."""

@@ -1,4 +1,4 @@
-r"""Hard data consistency with stochastic resampling (ReSample), among images.
+r"""Hard data consistency with stochastic resampling (ReSample), among images or latents.
 
 Source: Song et al. 2023, "Solving Inverse Problems with Latent Diffusion Models via Hard Data
 Consistency", algorithm 1 and proposition 1, in noise-level notation.
@@ -34,6 +34,9 @@ class ReSample(Solver):
     which is the paper's resampling, of variance `gamma (1 - abar') / abar (1 - abar / abar')`, on
     the scale of the image. A sample stops where the stated noise explains what is left of L.
 
+    With a prior of latents, L is that of the decoded image. The paper then optimises the image
+    itself in the earlier levels, from the decoded one, and encodes what it finds: `pixels`.
+
     Known bias: the last step fits the data to the level of the noise without regard to the prior,
     and nothing carries the data's uncertainty: samples spread less than the posterior.
 
@@ -48,6 +51,8 @@ class ReSample(Solver):
         gamma: trust in the optimised image, 40 in the paper; less keeps more of DDIM's.
         local: the optimiser of the data term; it needs no network.
         discrepancy: a sample stops at this multiple of the misfit that noise leaves; 0: never.
+        pixels: share of the levels, from the first on, that optimise pixels in place of latents;
+            above 0 it needs a prior of latents.
         time_min: end of the variance-preserving schedule with linear beta.
     """
 
@@ -56,6 +61,7 @@ class ReSample(Solver):
     gamma: float = 40.0
     local: GradientSolver = field(default_factory=LBFGS)
     discrepancy: float = 1.0
+    pixels: float = 0.0
     time_min: float = 1e-3
     search: ClassVar[Space] = {
         "gamma": Range(1.0, 200.0, log=True),
@@ -69,11 +75,13 @@ class ReSample(Solver):
                 f"ReSample needs every >= 1 and gamma > 0, got every={self.every}, "
                 f"gamma={self.gamma}."
             )
+        if not 0 <= self.pixels <= 1:
+            raise ValueError(f"ReSample needs a share 0 <= pixels <= 1, got {self.pixels}.")
         super().__post_init__()
 
     @property
     def requires(self) -> frozenset[str]:
-        return needs(self.local, self.discrepancy)
+        return needs(self.local, self.discrepancy) | ({"encoder"} if self.pixels > 0 else set())
 
     @property
     def schedule(self) -> VP:
@@ -89,7 +97,13 @@ class ReSample(Solver):
         x = denoised + after / sigma * (state.x - denoised)
         if (self.levels - 1 - i) % self.every:
             return State(x=x, estimate=denoised)
-        z = fit(problem.misfit, self.local, denoised, problem.prepared)
+        z = self._fitted(i, denoised, problem)
         w = self.gamma * (sigma**2 - after**2)
         fresh = after * (w / (w + 1)) ** 0.5 * noise.normal(z, 1, i)
         return State(x=(w * z + x) / (w + 1) + fresh, estimate=z)
+
+    def _fitted(self, i: int, denoised: Tensor, problem: InverseProblem) -> Tensor:
+        if i >= self.pixels * self.levels:
+            return fit(problem.misfit, self.local, denoised, problem.prepared)
+        misfit, decoder = problem.autoencoder()
+        return decoder.encode(fit(misfit, self.local, decoder(denoised), problem.prepared))

@@ -196,7 +196,7 @@ def test_what_a_problem_lacks_is_refused(make):
     for problem in (make_problem() for make_problem in PROBLEMS):
         if lacking := sorted(solver.requires - problem.provides):
             name = type(solver).__name__
-            with pytest.raises(ValueError, match=f"{name} needs a problem that is {lacking[0]}"):
+            with pytest.raises(ValueError, match=f"{name} needs a problem that is .*{lacking[0]}"):
                 run(problem, solver)
 
 

@@ -13,7 +13,15 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from lmaps_science.cards.schema import Card
-from lmaps_science.cards.sections import NetworkSection, Section, fitting, network_prior
+from lmaps_science.cards.sections import (
+    LatentSection,
+    NetworkSection,
+    Section,
+    fitting,
+    in_space_of,
+    latent_prior,
+    network_prior,
+)
 from lmaps_science.cards.series import Series
 from lmaps_science.io import DataError
 from lmaps_science.misfit import GaussianMisfit
@@ -107,7 +115,7 @@ class TotalVariationSection(Section):
     iterations: PositiveInt = Field(default=50, description="Of the denoiser's inner minimisation.")
 
 
-PriorSection = NetworkSection | GaussianSection | TotalVariationSection
+PriorSection = NetworkSection | LatentSection | GaussianSection | TotalVariationSection
 
 
 class ScatteringCard(Card):
@@ -179,11 +187,12 @@ class ScatteringCard(Card):
             model = misfit(self._operator(at, affine))
         else:
             model = physical @ affine  # type: ignore[assignment]
+        model, decode = in_space_of(found, model, affine.to(device=device, dtype=dtype))
         template = image_template(grid.npix, grid.side)
         return ScatteringProblem(
             prior=found,
             misfit=model,
-            decode=affine.to(device=device, dtype=dtype),
+            decode=decode,
             template=template,
             facts={
                 **self.facts(name, observation.attrs, found),
@@ -258,6 +267,8 @@ class ScatteringCard(Card):
             elif isinstance(section, TotalVariationSection):
                 limits = (-1.0, 1.0)
                 prior = TotalVariationPrior(shape, section.weight, limits, section.iterations)
+            elif isinstance(section, LatentSection):
+                prior = latent_prior(section, self.kind)
             else:
                 prior = network_prior(section, self.kind)
         advice = "set image.npix={npix}, or take prior 'gaussian', which fits any size"

@@ -43,7 +43,11 @@ def as_batch(images: Any, name: str = "images") -> Tensor:
 
 
 def as_pair(predicted: Any, target: Any) -> tuple[Tensor, Tensor]:
-    """Both as (B, C, H, W) in one dtype on one device; a single target serves every prediction."""
+    """Both as (B, C, H, W) in one dtype on one device; a single target serves every prediction.
+
+    Raises:
+        ValueError: the shapes do not fit together.
+    """
     a, b = as_batch(predicted, "predictions"), as_batch(target, "targets")
     if a.shape[1:] != b.shape[1:] or len(b) not in (1, len(a)):
         raise ValueError(
@@ -162,6 +166,9 @@ def align(predicted: Any, target: Any, mode: str = "exact") -> Tensor:
     `mode="exact"`: all whole-pixel shifts up to a quarter of the image, zero among them, then
     bicubic ones in steps of 0.05 pixel around the best. `mode="inversebench"`: the benchmark's
     30 x 30 bilinear shifts, which miss zero by half a pixel and so cap even a perfect image.
+
+    Raises:
+        ValueError: another mode.
     """
     a, b = as_pair(predicted, target)
     origin = torch.zeros((len(a), 2), dtype=a.dtype, device=a.device)

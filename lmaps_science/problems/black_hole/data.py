@@ -219,7 +219,11 @@ def measured(section: MeasuredSection, data: str | Path | None = None) -> xr.Dat
 def true_image(
     section: SimulatedSection, grid: ImageSection, data: str | Path | None = None
 ) -> xr.DataArray:
-    """The image to observe, on the grid of the reconstruction, scaled to the card's flux."""
+    """The image to observe, on the grid of the reconstruction, scaled to the card's flux.
+
+    Raises:
+        DataError: no such image, or one without flux.
+    """
     name = str(data or section.image)
     if name.partition(":")[0] in PHANTOMS:
         image = phantom(name, section.phantom_seed, grid.npix, grid.fov_uas)

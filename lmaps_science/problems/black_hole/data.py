@@ -62,7 +62,7 @@ class MeasuredSection(FileSection):
     )
     average_seconds: PositiveFloat | Literal["scan"] | None = Field(
         default="scan",
-        description="Coherent average of each baseline: over scans, over bins of so many s, or "
+        description="Coherent average of each baseline: over scans, over bins of so long [s], or "
         "none.",
     )
     systematic: float = Field(

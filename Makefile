@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint format bench notebooks clean
+.PHONY: demo test lint format bench notebooks docs dist clean
 
 ## demo: simulate a black hole seen by the EHT, reconstruct it with the shipped prior (demo/)
 demo: $(READY)
@@ -32,10 +32,20 @@ bench: $(READY)
 notebooks: $(READY)
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
 
+## docs: the site, build/docs/index.html; warnings are errors, links inside are checked
+docs: $(READY)
+	$(BIN)/python -m sphinx -c docs -b html -W --keep-going . build/docs
+
+## dist: wheel and source archive in dist/; the wheel works in a clean environment without extras
+dist: $(READY)
+	rm -rf dist
+	$(BIN)/python -m hatchling build
+	PYTHON=$(PYTHON) .ci/check_wheel dist/*.whl
+
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt --editable ".[dev]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache demo
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache demo build dist

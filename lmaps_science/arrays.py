@@ -72,7 +72,7 @@ def check_images(
 
 
 def check_finite(owner: str, name: str, x: Tensor) -> None:
-    """Raise ValueError when `x` holds a NaN or an infinity: how many, and where the first is."""
+    """ValueError when `x`, of any shape, holds a NaN or an infinity: how many, the first where."""
     finite = torch.isfinite(x)
     if not bool(finite.all()):
         bad = torch.nonzero(~finite)
@@ -83,7 +83,7 @@ def check_finite(owner: str, name: str, x: Tensor) -> None:
 
 
 def check_positive(owner: str, name: str, x: Tensor) -> None:
-    """Raise ValueError unless every value of `x` is finite and > 0."""
+    """Raise ValueError unless every value of `x`, of any shape, is finite and > 0."""
     check_finite(owner, name, x)
     if not bool((x > 0).all()):
         raise ValueError(

@@ -27,6 +27,7 @@ class OnceCommand(TyperCommand):
     """A command that refuses an option given twice: the last one would win without a word."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Like the parent's, which takes the last of several values."""
         if not ctx.resilient_parsing:
             given = Counter(self.make_parser(ctx).parse_args(args=list(args))[2])
             for option, times in given.items():

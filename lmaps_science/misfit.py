@@ -212,6 +212,12 @@ class GaussianMisfit(Misfit):
     sigma^2, the real and the imaginary part of a complex one sigma^2 / 2 each. `objective_scale` is
     the variance (its mean): the scaled misfit is half the squared residual. Raises ValueError for
     non-finite `y`, for `sigma` that is not finite and positive, and for a wrong shape.
+
+    Example:
+        >>> from lmaps_science.operators import Scaling
+        >>> misfit = GaussianMisfit(Scaling(2.0, (1, 2, 2)), torch.zeros(1, 1, 2, 2), sigma=0.5)
+        >>> misfit(torch.ones(1, 1, 2, 2))  # 4 residuals of 2, over 2 * 0.25
+        tensor([32.])
     """
 
     perturbable = True

@@ -127,7 +127,7 @@ class Constant(Schedule):
 
 
 def vp_alpha(sigma: Tensor) -> Tensor:
-    """The signal scale `alpha = 1 / sqrt(1 + sigma^2)` of the VP state at noise level sigma."""
+    """The signal scale `alpha = 1 / sqrt(1 + sigma^2)` of the VP state, like the noise level."""
     return (1 + sigma**2).rsqrt()
 
 
@@ -174,6 +174,9 @@ class SampleNoise:
         """Noise of the shape, dtype and device of `like` (B, ...), one draw for each `key`.
 
         Use a key once: the same key gives the same numbers again.
+
+        Raises:
+            ValueError: the batch is not that of the samples.
         """
         if len(like) != len(self.samples):
             raise ValueError(

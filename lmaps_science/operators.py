@@ -226,7 +226,17 @@ class Operator(Movable):
 
 
 class LinearOperator(Operator):
-    """y = A x. A subclass writes `_forward`, and `_adjoint` where a closed form beats autograd."""
+    """y = A x. A subclass writes `_forward`, and `_adjoint` where a closed form beats autograd.
+
+    Example:
+        >>> class Columns(LinearOperator):
+        ...     image_shape, data_shape = (1, 4, 4), (4,)
+        ...
+        ...     def _forward(self, x):
+        ...         return x.sum(dim=(1, 2))
+        >>> Columns().adjoint(torch.ones(2, 4)).shape
+        torch.Size([2, 1, 4, 4])
+    """
 
     def adjoint(self, y: Tensor) -> Tensor:
         """A^H y: (B, *data_shape) -> (B, C, H, W), with Re <y, A x> = Re <A^H y, x>."""
@@ -355,6 +365,10 @@ class Affine(Operator):
     """Model space to physical space: x_phys = (x_model + shift) scale; `to_model` is the inverse.
 
     `Affine(0.5, 1.0, (1, 64, 64))` maps [-1, 1] to [0, 1]. Raises ValueError when `scale` is 0.
+
+    Example:
+        >>> Affine(0.5, 1.0, (1, 2, 2))(-torch.ones(1, 1, 2, 2)).sum().item()
+        0.0
     """
 
     def __init__(self, scale: float, shift: float, image_shape: tuple[int, ...]):

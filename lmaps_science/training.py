@@ -44,9 +44,13 @@ class Images(Protocol):
     """
 
     @property
-    def value_range(self) -> tuple[float, float]: ...
+    def value_range(self) -> tuple[float, float]:
+        """What becomes [-1, 1]."""
+        ...
 
-    def batch(self, start: int, count: int) -> np.ndarray: ...
+    def batch(self, start: int, count: int) -> np.ndarray:
+        """Images (count, C, H, W) from number `start` on."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ class ArrayImages:
             )
 
     def batch(self, start: int, count: int) -> np.ndarray:
+        """Items from `start` on, float32 (count, C, H, W), in a new order for each pass."""
         n = len(self.images)
         passes = [
             np.random.default_rng([self.seed, p]).permutation(n)

@@ -56,7 +56,11 @@ class Problem(InverseProblem, ABC):
 
     @property
     def image(self) -> xr.DataArray:
-        """An image of zeros, with the dimensions, coordinates and units of reconstructions."""
+        """An image of zeros, with the dimensions, coordinates and units of reconstructions.
+
+        Raises:
+            ValueError: the problem has no template.
+        """
         if self.template is None:
             raise ValueError(f"{type(self).__name__}: template is missing: it holds the pixels.")
         return self.template

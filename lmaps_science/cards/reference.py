@@ -11,7 +11,7 @@ import re
 import textwrap
 import typing
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from pydantic import BaseModel
@@ -20,7 +20,7 @@ from lmaps_science.cards.registry import find_method
 from lmaps_science.cards.schema import Card
 from lmaps_science.sampling import Solver
 
-__all__ = ["annotated", "undescribed"]
+__all__ = ["Key", "annotated", "keys", "sections", "undescribed"]
 
 WIDTH = 100
 BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
@@ -32,6 +32,25 @@ NAMES = {
     "null": "null",
     "object": "keys and values",
 }
+UNIT = re.compile(r" ?\[([A-Za-zµ][^\]]*)\]")  # in a description: "Field of view [microarcsecond]."
+
+
+class Key(NamedTuple):
+    """A key of a card: its name, what it may be, its default, its unit and what it means.
+
+    Attributes:
+        name: of the key.
+        allowed: what it may be, in words.
+        default: as YAML writes it; empty where the key must be given.
+        unit: of a number; empty where it has none.
+        meaning: one or two sentences.
+    """
+
+    name: str
+    allowed: str
+    default: str
+    unit: str
+    meaning: str
 
 
 def annotated(card: Card) -> str:
@@ -49,6 +68,44 @@ def undescribed(schema: type[BaseModel]) -> list[str]:
             if not section and not _meaning(model, name):
                 found.append(f"{model.__name__}.{name}")
     return found
+
+
+def sections(schema: type[BaseModel]) -> list[tuple[str, type[BaseModel]]]:
+    """What may be inside of a card, with the key of each section, in the order of the keys."""
+    found: list[tuple[str, type[BaseModel]]] = []
+    for name, field in schema.model_fields.items():
+        pending = [field.annotation]
+        while pending:
+            hint = pending.pop(0)
+            if inspect.isclass(hint) and issubclass(hint, BaseModel):
+                inside = [(f"{name}.{key}", model) for key, model in sections(hint)]
+                found += [item for item in [(name, hint), *inside] if item not in found]
+            else:
+                pending += typing.get_args(hint)
+    return found
+
+
+def keys(schema: type[BaseModel]) -> list[Key]:
+    """The keys of a section or card, those of sections inside it not included."""
+    whole = schema.model_json_schema()
+    found = []
+    for name, field in schema.model_fields.items():
+        meaning = _meaning(schema, name) or _choice(field.annotation)
+        units = UNIT.findall(meaning)
+        allowed = _allowed(whole["properties"][name], whole.get("$defs", {}))
+        value = field.get_default(call_default_factory=True)
+        given = not field.is_required() and not isinstance(value, BaseModel)
+        default = _plain(value) if given else ""
+        meaning = UNIT.sub("", meaning) if len(units) == 1 else meaning
+        found.append(Key(name, allowed, default, units[0] if len(units) == 1 else "", meaning))
+    return found
+
+
+def _choice(hint: Any) -> str:
+    """What a section is, or may be, each in the first line of its class."""
+    parts = [part for part in typing.get_args(hint) or (hint,) if inspect.isclass(part)]
+    lines = [_first_line(part) for part in parts if issubclass(part, BaseModel)]
+    return " Or: ".join(lines)
 
 
 def _models(schema: type[BaseModel]) -> list[type[BaseModel]]:

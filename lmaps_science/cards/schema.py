@@ -90,6 +90,9 @@ class Card(Section):
             data: the file to work on; for a simulation, the image.
             prior: instead of the card's.
             device, dtype: where and in which precision to compute.
+
+        Raises:
+            DataError: the data cannot be read, or do not fit the card.
         """
 
     def facts(self, name: str, observed: Mapping[str, Any], prior: Denoiser) -> dict[str, Any]:

@@ -268,7 +268,11 @@ def calibrate(
 
 
 def settings_of(pairs: list[str] | None) -> dict[str, Any]:
-    """The overrides that `--set` gives."""
+    """The overrides that `--set` gives.
+
+    Raises:
+        DataError: not KEY=VALUE, or a key twice.
+    """
     from lmaps_science.io import DataError
 
     settings = {}

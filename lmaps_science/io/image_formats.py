@@ -51,7 +51,11 @@ FoundImage = tuple[np.ndarray, float, float, dict[str, Any]]
 
 
 def read_text_image(path: Path) -> FoundImage:
-    """ehtim's text format: `# KEY: value` lines, then one line of x, y, I, … a pixel."""
+    """ehtim's text format: `# KEY: value` lines, then one line of x, y, I, … a pixel.
+
+    Raises:
+        DataError: damaged, or another text.
+    """
     advice = "The text format starts with '# SRC:', '# RA:', … '# FOVY:' and lists x, y, I a pixel."
     lines = read_text(path, _MOST_TEXT, "an image in FITS or ehtim's text format").splitlines()
     try:
@@ -98,7 +102,11 @@ def _sexagesimal(text: str) -> float:
 
 
 def read_fits_image(path: Path) -> FoundImage:
-    """The first plane of the first image; Jy/pixel, or Jy/beam with BMAJ and BMIN."""
+    """The first plane of the first image; Jy/pixel, or Jy/beam with BMAJ and BMIN.
+
+    Raises:
+        DataError: damaged, no image, or in a unit that cannot become Jy/pixel.
+    """
     header, values = _first_plane(path)
     step_x, step_y = _fits_steps(path, header)
     unit = str(header.get("BUNIT", "JY/PIXEL")).strip().upper()

@@ -80,15 +80,15 @@ def calibration(
     Returns:
         Dimensions `level`, `observation`, `rank` (a share from 0 to 1) and `spread_bin`:
 
-        coverage (level), coverage_of_each (level, observation): the share of pixels whose truth
-            lies in its interval, averaged over observations, and of each; `coverage_error` (level)
-            the standard error of the former, NaN for one observation.
-        rank_density (rank): of the truth among its samples, a flat 1 where they are drawn from one
-            distribution, of whatever shape. Rank r of n samples is spread from r / (n + 1) to
-            (r + 1) / (n + 1); that of a truth equal to some of its samples over all of theirs.
-        spread, error (spread_bin): of pixels sorted by their spread into groups of equal numbers,
-            the root mean square of the spread, times `sqrt(1 + 1/n)`, and of the error of the mean.
-        pixels (observation): how many count.
+        * coverage (level), coverage_of_each (level, observation): the share of pixels whose truth
+          lies in its interval, averaged over observations, and of each; `coverage_error` (level)
+          the standard error of the former, NaN for one observation.
+        * rank_density (rank): of the truth among its samples, a flat 1 where they are drawn from
+          one distribution, of whatever shape. Rank r of n samples is spread from r / (n + 1) to
+          (r + 1) / (n + 1); that of a truth equal to some of its samples over all of theirs.
+        * spread, error (spread_bin): of pixels sorted by their spread into groups of equal numbers,
+          the root mean square of the spread, times `sqrt(1 + 1/n)`, and of the error of the mean.
+        * pixels (observation): how many count.
 
     Raises:
         ValueError: shapes that do not fit, fewer than 3 samples, values that are not finite, no

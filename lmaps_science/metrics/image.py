@@ -43,7 +43,11 @@ def as_batch(images: Any, name: str = "images") -> Tensor:
 
 
 def as_pair(predicted: Any, target: Any) -> tuple[Tensor, Tensor]:
-    """Both as (B, C, H, W) in one dtype on one device; a single target serves every prediction."""
+    """Both as (B, C, H, W) in one dtype on one device; a single target serves every prediction.
+
+    Raises:
+        ValueError: the shapes do not fit together.
+    """
     a, b = as_batch(predicted, "predictions"), as_batch(target, "targets")
     if a.shape[1:] != b.shape[1:] or len(b) not in (1, len(a)):
         raise ValueError(
@@ -60,6 +64,10 @@ def psnr(
     """Peak signal-to-noise ratio -10 log10(MSE / data_range^2 + epsilon) in dB, (B,).
 
     Infinite for equal images, unless `epsilon` > 0: the InverseBench benchmark adds 1e-8.
+
+    Example:
+        >>> psnr(torch.full((1, 1, 8, 8), 0.1), torch.zeros(1, 1, 8, 8)).round(decimals=3)
+        tensor([20.])
     """
     a, b = as_pair(predicted, target)
     error = (a - b).abs().pow(2).flatten(1).mean(1)
@@ -162,6 +170,9 @@ def align(predicted: Any, target: Any, mode: str = "exact") -> Tensor:
     `mode="exact"`: all whole-pixel shifts up to a quarter of the image, zero among them, then
     bicubic ones in steps of 0.05 pixel around the best. `mode="inversebench"`: the benchmark's
     30 x 30 bilinear shifts, which miss zero by half a pixel and so cap even a perfect image.
+
+    Raises:
+        ValueError: another mode.
     """
     a, b = as_pair(predicted, target)
     origin = torch.zeros((len(a), 2), dtype=a.dtype, device=a.device)

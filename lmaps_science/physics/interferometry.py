@@ -208,6 +208,9 @@ class ClosureSet(Movable):
 class ClosureQuantities(Operator):
     """Image -> (closure phases [rad], log closure amplitudes, total flux), (B, n_cp + n_ca + 1).
 
+    phase = sum_k s_k arg V_k of three visibilities V, in [-pi, pi];
+    log amplitude = sum_k s_k log |V_k| of four. The signs s are those of `ClosureSet`.
+
     `ClosureQuantities(visibilities, closures)`, where `closures` indexes the operator's data.
     Raises ValueError for an index beyond them.
     """

@@ -165,9 +165,10 @@ class JPEG(_Codec):
 class SmoothJPEG(_Codec):
     """The same with a derivative: rounding counts as the identity (straight-through).
 
-    Its data are those of `JPEG`. What is clipped has no derivative, and coefficients that are
-    rounded to zero have that of the identity: along them the gradient points where it leads
-    nowhere, which the data misfit of `JPEG` then does not follow.
+    With the rounding q of coefficients c, dq/dc = 1. Its data are those of `JPEG`. What is clipped
+    has no derivative, and coefficients that are rounded to zero have that of the identity: along
+    them the gradient points where it leads nowhere, which the data misfit of `JPEG` then does not
+    follow.
     """
 
     straight_through = True

@@ -16,6 +16,8 @@ __all__ = ["Clamp", "LinearMultiFrequency", "MultiFrequency"]
 class MultiFrequency(Operator):
     """One operator for each frequency, lowest first: (B, C, H, W) -> (B, F, *data_shape).
 
+    y_f = H_f(x), f = 0, ..., F - 1.
+
     Raises ValueError for no operator, or operators of unlike images or data.
     """
 
@@ -82,7 +84,7 @@ class MultiFrequency(Operator):
 
 
 class LinearMultiFrequency(MultiFrequency, LinearOperator):
-    """`MultiFrequency` of linear operators."""
+    """`MultiFrequency` of linear operators: y_f = A_f x."""
 
     operators: tuple[LinearOperator, ...]
     _vjp = LinearOperator._vjp

@@ -113,7 +113,7 @@ class Receivers(Movable):
 
 
 def as_tensor(array: NDArray, dtype: torch.dtype, device: torch.device | str | None) -> Tensor:
-    """A contiguous tensor of the array's values."""
+    """A contiguous tensor of the array's values, of shape like the array's."""
     return torch.as_tensor(np.ascontiguousarray(array), dtype=dtype, device=device)
 
 

@@ -356,7 +356,11 @@ def uniform_kernel(size: int) -> NDArray[np.float64]:
 
 
 def gaussian_kernel(size: int, sigma: float) -> NDArray[np.float64]:
-    """A Gaussian of standard deviation `sigma` pixels, (size,), of sum 1."""
+    """A Gaussian of standard deviation `sigma` pixels, (size,), of sum 1.
+
+    Raises:
+        ValueError: a width that is not positive.
+    """
     if not sigma > 0:
         raise ValueError(f"gaussian_kernel: sigma {sigma:g}, expected a positive number, e.g. 3.")
     kernel = np.exp(-0.5 * ((np.arange(size) - size // 2) / sigma) ** 2)
@@ -369,6 +373,9 @@ def motion_kernel(size: int, intensity: float = 0.5, seed: int = 0) -> NDArray[n
     The velocity is a random walk: the direction turns the more, the larger `intensity` (0: a
     straight line, 1: a tangle). The path is centred by its centre of mass, fills at most 0.9 of the
     kernel and is drawn with bilinear weights.
+
+    Raises:
+        ValueError: an intensity outside of [0, 1].
     """
     if not 0 <= intensity <= 1:
         raise ValueError(f"motion_kernel: intensity {intensity:g}, expected 0 to 1.")

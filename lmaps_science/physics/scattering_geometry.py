@@ -96,6 +96,9 @@ class ScatteringGeometry:
         """The geometry of measured fields (`io.read_fresnel`) at one of their frequencies [Hz].
 
         The data are then `observation["scattered_field"].sel(frequency=frequency)`.
+
+        Raises:
+            ValueError: no data at that frequency.
         """
         if not (observation["frequency"].values == frequency).any():
             known = ", ".join(f"{f:g}" for f in observation["frequency"].values)

@@ -28,6 +28,13 @@ class GaussianPrior(Denoiser):
         covariance: one of `DiagonalCovariance`, `StationaryCovariance`,
             `DenseCovariance`.
         value_range: nominal range of the images.
+
+    Example:
+        >>> from lmaps_science.priors.covariance import DiagonalCovariance
+        >>> prior = GaussianPrior(torch.zeros(1, 2, 2), DiagonalCovariance(torch.ones(1, 2, 2)))
+        >>> prior(torch.ones(1, 1, 2, 2), 1.0)[0, 0]
+        tensor([[0.5000, 0.5000],
+                [0.5000, 0.5000]])
     """
 
     covariance: Covariance

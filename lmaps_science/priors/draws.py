@@ -46,7 +46,7 @@ def sample_sheet(
 ) -> None:
     """A picture of `count` samples of the prior, magnitudes where there are two channels.
 
-    `decode` makes images of the samples of a prior of latents.
+    `decode` makes images of the samples (B, C, H, W) of a prior of latents.
     """
     from matplotlib.figure import Figure
 

@@ -169,6 +169,9 @@ def mixture_posterior(
         matrix: A, (m, d), real, acting on flattened images; for small images.
         y: data, (m,).
         sigma_y: standard deviation of the noise.
+
+    Raises:
+        ValueError: matrix, data and prior do not fit together.
     """
     d = prior.means[0].numel()
     if matrix.ndim != 2 or matrix.shape[1] != d or y.shape != matrix.shape[:1]:

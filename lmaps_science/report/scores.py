@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from scipy import stats
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from lmaps_science.io.files import DataError, names
 from lmaps_science.io.results import read_netcdf, require_result

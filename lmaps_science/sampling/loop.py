@@ -72,6 +72,15 @@ def sample(
         ValueError: the solver needs what the problem lacks, an argument is out of range, or the
             checkpoint is of another run.
         NonFiniteError: a NaN or an infinity appeared.
+
+    Example:
+        >>> from lmaps_science import LMAPS, Affine, GaussianMisfit, from_function
+        >>> prior = from_function(lambda x, sigma: x / (1 + sigma**2), (1, 8, 8))
+        >>> decode = Affine(0.5, 1.0, (1, 8, 8))
+        >>> misfit = GaussianMisfit(decode, torch.full((1, 1, 8, 8), 0.5), sigma=0.1)
+        >>> problem = InverseProblem(prior, misfit, decode)
+        >>> sample(problem, LMAPS(levels=3), n_samples=2, progress=False).samples.shape
+        (2, 1, 8, 8)
     """
     _check(problem, solver)
     _check_sizes(n_samples=n_samples, batch_size=batch_size, checkpoint_every=checkpoint_every)

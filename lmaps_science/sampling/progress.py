@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Mapping
@@ -10,6 +11,8 @@ from types import TracebackType
 from tqdm.auto import tqdm
 
 __all__ = ["Progress", "say"]
+
+LOG = logging.getLogger("lmaps_science")  # of the whole package
 
 
 class Progress:
@@ -104,8 +107,14 @@ class Progress:
 
 
 def say(line: str) -> None:
-    """A line on stderr, above a bar where there is one."""
-    tqdm.write(line, file=sys.stderr)
+    """A line on stderr, above a bar where there is one.
+
+    Where a program listens to the logger `lmaps_science` at INFO, the line goes there instead.
+    """
+    if LOG.isEnabledFor(logging.INFO) and LOG.hasHandlers():
+        LOG.info(line)
+    else:
+        tqdm.write(line, file=sys.stderr)
 
 
 def duration(seconds: float) -> str:

@@ -394,6 +394,6 @@ class ScoredSolver(Solver):
 
 
 def start(problem: InverseProblem, noise: SampleNoise, sigma: float | Tensor) -> State:
-    """`x = sigma n`, the start of every solver that begins at pure noise."""
+    """`x = sigma n` (B, C, H, W), the start of every solver that begins at pure noise."""
     like = problem.like(len(noise.samples))
     return State(x=float(sigma) * noise.normal(like, 0), estimate=like)

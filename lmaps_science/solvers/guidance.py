@@ -53,7 +53,7 @@ class Guidance:
 
 
 def guide(problem: InverseProblem, x: Tensor, sigma: float) -> Guidance:
-    """One call of the denoiser and one of its vector-Jacobian products."""
+    """One call of the denoiser at x (B, C, H, W) and one of its vector-Jacobian products."""
     denoised, slope, misfit = through(problem.misfit, lambda x: problem.prior(x, sigma), x)
     scale = problem.misfit.objective_scale
     residual = (2 * scale * misfit).clamp_min(torch.finfo(slope.dtype).tiny).sqrt()
@@ -87,7 +87,7 @@ def flow_grid(sigma: float, steps: int) -> list[float]:
 
 
 def ancestral(x: Tensor, denoised: Tensor, sigma: Tensor, after: Tensor) -> tuple[Tensor, float]:
-    """The mean mu_i and the standard deviation s_i of the prior's own step."""
+    """The mean mu_i, like x, and the standard deviation s_i of the prior's own step."""
     shrink = float(after / sigma) ** 2
     return denoised + shrink * (x - denoised), float(after) * (1 - shrink) ** 0.5
 

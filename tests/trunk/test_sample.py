@@ -32,7 +32,7 @@ from lmaps_science.priors import (
     from_function,
 )
 from lmaps_science.sampling import InverseProblem, NonFiniteError, State, sample
-from lmaps_science.sampling.progress import duration
+from lmaps_science.sampling.progress import Progress, duration
 from lmaps_science.solvers import DAPS, DDRM, DPS, LMAPS, Metropolis
 
 SHAPE = (1, 6, 5)
@@ -715,6 +715,19 @@ def test_progress_in_logs(monkeypatch, capsys, tmp_path):
     assert capsys.readouterr().err.startswith("LMAPS: resuming at level 9 of 12\n")
     sample(linear_problem(), lmaps(), progress=False)
     assert capsys.readouterr().err == ""
+
+
+def test_progress_goes_to_the_log_of_a_program_that_keeps_one(monkeypatch, capsys, caplog):
+    monkeypatch.setattr(Progress, "FIRST", 0.0)
+    with caplog.at_level("WARNING", "lmaps_science"):
+        sample(linear_problem(), lmaps())
+    assert capsys.readouterr().err.startswith("LMAPS: level 1 of 12")
+    assert not caplog.records
+    with caplog.at_level("INFO", "lmaps_science"):
+        sample(linear_problem(), lmaps())
+    assert capsys.readouterr().err == ""
+    assert caplog.messages[0].startswith("LMAPS: level 1 of 12")
+    assert {record.name for record in caplog.records} == {"lmaps_science"}
 
 
 def test_progress_on_a_terminal_is_a_bar(monkeypatch, capsys):

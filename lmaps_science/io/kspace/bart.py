@@ -70,6 +70,9 @@ def open_cfl(path: Path) -> Arrays:
     """k-space of a `.cfl` file: two of its three spatial dimensions, coils, and at most one more.
 
     The slices are those of the further dimension (BART's 13, or any other).
+
+    Raises:
+        DataError: more dimensions than these, or a damaged file.
     """
     array = read_cfl(path)
     sizes = array.shape

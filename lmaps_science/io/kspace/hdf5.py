@@ -19,7 +19,11 @@ __all__ = ["open_hdf5", "open_map_file"]
 
 
 def open_hdf5(path: Path) -> Source:
-    """fastMRI's `kspace` (slices, coils, readout, phase), or a dataset of ISMRMRD acquisitions."""
+    """fastMRI's `kspace` (slices, coils, readout, phase), or a dataset of ISMRMRD acquisitions.
+
+    Raises:
+        DataError: damaged, or neither of the two.
+    """
     file = open_hdf5_file(path)
     try:
         kspace = array(file, "kspace")
@@ -48,7 +52,11 @@ def open_hdf5(path: Path) -> Source:
 
 
 def open_map_file(path: Path) -> Arrays:
-    """Coil maps of an HDF5 file, `s_maps` (slices, coils, H, W)."""
+    """Coil maps of an HDF5 file, `s_maps` (slices, coils, H, W).
+
+    Raises:
+        DataError: damaged, or without maps.
+    """
     file = open_hdf5_file(path)
     try:
         maps = _first(file, "s_maps", "sens_maps", "maps")

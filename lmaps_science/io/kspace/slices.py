@@ -150,7 +150,7 @@ class KSpaceFile:
 
 
 def checked_kspace(where: str, kspace: np.ndarray) -> np.ndarray:
-    """complex64 k-space; DataError when it is real, not finite, or zero everywhere."""
+    """complex64 k-space of any shape; DataError when it is real, not finite, or zero everywhere."""
     if not np.iscomplexobj(kspace):
         raise DataError(
             f"{where}: k-space has dtype {kspace.dtype}, expected a complex one. Of pairs of real "

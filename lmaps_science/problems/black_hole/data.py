@@ -62,7 +62,7 @@ class MeasuredSection(FileSection):
     )
     average_seconds: PositiveFloat | Literal["scan"] | None = Field(
         default="scan",
-        description="Coherent average of each baseline: over scans, over bins of so many s, or "
+        description="Coherent average of each baseline: over scans, over bins of so long [s], or "
         "none.",
     )
     systematic: float = Field(
@@ -219,7 +219,11 @@ def measured(section: MeasuredSection, data: str | Path | None = None) -> xr.Dat
 def true_image(
     section: SimulatedSection, grid: ImageSection, data: str | Path | None = None
 ) -> xr.DataArray:
-    """The image to observe, on the grid of the reconstruction, scaled to the card's flux."""
+    """The image to observe, on the grid of the reconstruction, scaled to the card's flux.
+
+    Raises:
+        DataError: no such image, or one without flux.
+    """
     name = str(data or section.image)
     if name.partition(":")[0] in PHANTOMS:
         image = phantom(name, section.phantom_seed, grid.npix, grid.fov_uas)

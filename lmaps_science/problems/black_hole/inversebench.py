@@ -115,7 +115,11 @@ class BlackHoleScores(BenchmarkScores):
 
     @staticmethod
     def unpacked(saved: SavedResult, problem: Problem) -> tuple[Tensor, np.ndarray]:
-        """Closure quantities, which follow the amplitudes, and the image with the known flux."""
+        """Closure quantities, which follow the amplitudes, and the image with the known flux.
+
+        Raises:
+            ValueError: another problem, or numbers of other baselines.
+        """
         packed, n = saved.observation.flatten(), problem.misfit.data.shape[1]
         if not isinstance(problem, BlackHoleProblem):
             raise ValueError(f"{problem.name} is no problem of closure quantities")

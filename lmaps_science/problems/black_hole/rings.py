@@ -67,6 +67,9 @@ def measure_rings(
     brightest, in `SEEN` of all directions and more, in `CONTRASTED` of them at more than `CONTRAST`
     times the mean brightness within `centre_radius`, and at radii that differ by `IRREGULAR` at
     most. Neither a bar, an arc, a blob nor a filled disc has.
+
+    Raises:
+        ValueError: images of several channels.
     """
     stack = as_batch(images).detach().cpu().double().numpy()
     if stack.shape[1] != 1:

@@ -146,7 +146,11 @@ class Scan:
 
 
 def measured(section: MeasuredKSpace, data: str | Path | None) -> Scan:
-    """The slice of k-space in `data`, else in the section's file, else in that of its manifest."""
+    """The slice of k-space in `data`, else in the section's file, else in that of its manifest.
+
+    Raises:
+        DataError: no such slice, or one of which nothing was acquired.
+    """
     path = section.path(data, "a file of k-space", "scan.h5")
     try:
         with open_kspace(path, maps=section.maps_file, crop=section.benchmark_crop) as file:
@@ -181,7 +185,11 @@ def measured(section: MeasuredKSpace, data: str | Path | None) -> Scan:
 
 
 def count_slices(card: Any, data: str | Path | None) -> int:
-    """How many slices the file holds that a card of MRI, or `data`, names."""
+    """How many slices the file holds that a card of MRI, or `data`, names.
+
+    Raises:
+        DataError: no file of k-space.
+    """
     section = card.kspace
     if not isinstance(section, MeasuredKSpace):
         raise DataError("--each slice needs a file of k-space: give --data, and a card for files.")

@@ -41,6 +41,9 @@ def filtered_back_propagation(misfit: GaussianMisfit, geometry: ScatteringGeomet
     Args:
         misfit: of a `BornScattering`, or of its singular value decomposition.
         geometry: the operator's.
+
+    Raises:
+        ValueError: another operator.
     """
     operator = _linear(misfit, "filtered_back_propagation")
     born = operator.operator if isinstance(operator, BornSVD) else operator
@@ -79,6 +82,9 @@ def tikhonov(
         misfit: of a linear operator.
         weight: > 0, relative to the largest eigenvalue of the misfit's Hessian.
         iterations, tolerance: of conjugate gradients.
+
+    Raises:
+        ValueError: a weight that is not positive.
     """
     if not weight > 0:
         raise ValueError(f"tikhonov needs weight > 0, got {weight}. Example: 1e-3.")
@@ -106,6 +112,9 @@ def fista_tv(
         weight: >= 0, relative to the largest eigenvalue of the misfit's Hessian; it wants tuning.
         limits: smallest and largest value of a pixel.
         iterations: of FISTA, each with ten of the proximal map, which starts where the last ended.
+
+    Raises:
+        ValueError: a negative weight, no iteration, or limits in the wrong order.
     """
     if not (weight >= 0 and iterations >= 1 and limits[0] < limits[1]):
         raise ValueError(

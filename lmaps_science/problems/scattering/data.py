@@ -188,6 +188,9 @@ def measured(section: MeasuredFields, data: str | Path | None) -> xr.Dataset:
     """The calibrated fields in `data`, else in the section's file, else in that of its manifest.
 
     The attribute `target` is the file's name without its suffix.
+
+    Raises:
+        DataError: no such file, none of the frequencies in it, or nothing scattered.
     """
     path = section.path(data, "a file of measured fields", "FoamDielExtTM.exp")
     fields = read_fresnel(path)
@@ -242,6 +245,9 @@ def simulated(
 
     `scatter` maps geometries, one for each frequency, and the contrast (1, 1, H, W) in double
     precision to the fields, complex.
+
+    Raises:
+        DataError: no such object, or one of more contrast than images can have.
     """
     name = str(data or section.image)
     target = name.removeprefix("target:") if name.startswith("target:") else ""
@@ -344,7 +350,11 @@ def drawn(geometry: ScatteringGeometry, targets: Targets, name: str) -> np.ndarr
 
 
 def covered(geometry: ScatteringGeometry, disc: DiscSection) -> np.ndarray:
-    """Share of each pixel (H, W) that a disc covers."""
+    """Share of each pixel (H, W) that a disc covers.
+
+    Raises:
+        DataError: the disc is not inside of the image.
+    """
     x, y = (c / 1e3 for c in disc.centre_mm)
     try:
         return geometry.disc((x, y), disc.diameter_mm / 2e3, 1.0)[0, 0].numpy()

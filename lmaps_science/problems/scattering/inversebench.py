@@ -56,7 +56,11 @@ class ScatteringScores(BenchmarkScores):
         self._physics: BornScattering | None = None
 
     def score(self, saved: SavedResult) -> Scores:
-        """Of images in units of the contrast."""
+        """Of images in units of the contrast.
+
+        Raises:
+            DataError: data or images of another geometry.
+        """
         recon, target = saved.recon.clip(0, 1), saved.target.clip(0, 1)
         geometry, observed = self._geometry, saved.observation
         measured = geometry.transmitters, geometry.receivers

@@ -266,9 +266,9 @@ def test_presets_come_before_methods_and_options_change_them():
     assert find_solver("dps(zeta=0.5)", card).solver == DPS(levels=300, zeta=0.5)
     found = find_solver("mine=daps(levels=4,local=langevin(steps=7))", card)
     assert (found.name, found.solver) == ("mine", DAPS(levels=4, local=Langevin(steps=7)))
-    reached = find_solver("default(local.iterations=5)", card).solver
-    assert reached == replace(card.solver("default"), local=replace(reached.local, iterations=5))
-    assert card.solver("default").local.iterations == 20
+    reached = find_solver("single(local.iterations=5)", card).solver
+    assert reached == replace(card.solver("single"), local=replace(reached.local, iterations=5))
+    assert card.solver("single").local.iterations == 20
 
 
 @pytest.mark.parametrize(

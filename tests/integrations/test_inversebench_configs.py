@@ -141,6 +141,7 @@ def test_every_method_that_its_operators_suffice_for_has_one():
         "lgd",
         "mcgdiff",
         "population",
+        "psld",
         "mapga",
         "resample",
         "sitcom",

@@ -213,14 +213,15 @@ class BlackHoleProblem(Problem):
         """
         images = result.samples[:, 0]
         none = images[:0]
-        own = result.facts.get("solver") == repr(self.solver)
+        solver = self.solver
+        own = result.facts.get("solver") == repr(solver)
         if not own or self.metrics_mode == "inversebench" or not isinstance(self.decode, Affine):
             return none
         ring = has_ring(images, self.pixel_uas, self.resolution_uas)
         few = [kind for kind in (True, False) if (ring == kind).sum() < ENOUGH]
         found, seed = [none], int(result.facts.get("seed", 0))
-        one = self.solver.solver if isinstance(self.solver, Population) else self.solver
-        if few and one is not self.solver:
+        one = solver.solver if isinstance(solver, Population) else solver
+        if few and isinstance(solver, Population):
             runs = sample(self, one, SINGLE_RUNS, seed, progress=False).samples[:, 0]
             found.append(self.scale_to_flux(runs))
         for kind in few:

@@ -142,9 +142,10 @@ def fetch(name: str, folder: str | os.PathLike[str] | None = None) -> Path:
             "The source changed, or the transfer was tampered with; nothing was kept."
         ) from error
     except Exception as error:  # no network, a proxy, a moved file: each its own type
+        # `from None`: the hundred lines of the network's own errors would hide what to do
         raise DataError(
             f"{name} could not be downloaded from {data.url} ({type(error).__name__}). {by_hand}"
-        ) from error
+        ) from None
     return target
 
 

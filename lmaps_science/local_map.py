@@ -106,16 +106,10 @@ class LocalProblem:
 
     def conjugate_gradient(self, iterations: int, tolerance: float) -> Tensor:
         """The coordinates of the minimiser, of a linear operator with Gaussian noise."""
-        misfit, operator = self.misfit.gaussian(), self.misfit.linear()
-        common = misfit.common_variance
-
-        def pulled_back(d: Tensor) -> Tensor:
-            if common is not None:  # many operators have a shorter way to A^T A
-                return operator.normal(d) / per_sample(common, d)
-            return operator.adjoint(operator(d) / misfit.variance)
+        misfit = self.misfit.gaussian()
 
         def curvature(d: Tensor) -> Tensor:
-            pulled = self.root(pulled_back(self.root(d)))
+            pulled = self.root(misfit.hessian(self.root(d)))
             return self.prior_weight * d + scaled(self.misfit_weight, pulled)
 
         b = -self.gradient(self.denoised)[0]

@@ -19,6 +19,7 @@ from lmaps_science.arrays import (
     check_positive,
     check_shape,
     difference,
+    per_sample,
     real_dtype,
 )
 from lmaps_science.operators import LinearOperator, Operator, SVDOperator
@@ -261,6 +262,13 @@ class GaussianMisfit(Misfit):
     def like(self) -> Tensor:
         """An empty real tensor of the data's device and precision."""
         return self.y.new_empty(0, dtype=real_dtype(self.y.dtype))
+
+    def hessian(self, x: Tensor) -> Tensor:
+        """A^H A x / sigma^2 of images (B, C, H, W), like x; ValueError where it is not linear."""
+        operator, common = self.linear(), self.common_variance
+        if common is not None:  # many operators have a shorter way to A^H A
+            return operator.normal(x) / per_sample(common, x)
+        return operator.adjoint(operator(x) / self.variance)
 
     @property
     def common_variance(self) -> Tensor | None:

@@ -72,7 +72,7 @@ def prior_train(
     shape = list(training.batch(0, 1).shape[1:])
     start: Any = None if initial is None else load_prior(find_prior(initial)).network
     config = {**(recipe.config if start is None else start.config), "image_shape": shape}
-    if start is None and facts:
+    if start is None and autoencoder is not None:
         config["patch"] = 2  # the grid is coarse already
     if start is None and any(n % (config["patch"] * 8) for n in shape[1:]):
         config["patch"] = 1

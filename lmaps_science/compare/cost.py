@@ -111,9 +111,13 @@ def within_budget(problem: Problem, solver: Solver, budget: int) -> Solver:
             "it out, or compare without --budget."
         )
 
+    def of_core(levels: int) -> Solver:
+        return dataclasses.replace(core, levels=levels)  # type: ignore[type-var, no-any-return]
+
     def of(levels: int) -> Solver:
-        scaled = dataclasses.replace(core, levels=levels)  # type: ignore[type-var]
-        return scaled if core is solver else dataclasses.replace(solver, solver=scaled)  # type: ignore[type-var, call-arg]
+        if core is solver:
+            return of_core(levels)
+        return dataclasses.replace(solver, solver=of_core(levels))  # type: ignore[type-var, call-arg]
 
     def counted(levels: int) -> int:
         try:
@@ -128,14 +132,7 @@ def within_budget(problem: Problem, solver: Solver, budget: int) -> Solver:
     if solver.network_calls is None:
         try:
             one, two = (
-                network_calls(
-                    sample(
-                        problem,
-                        dataclasses.replace(core, levels=n),  # type: ignore[type-var]
-                        progress=False,
-                    ).counts
-                )
-                for n in (1, 2)
+                network_calls(sample(problem, of_core(n), progress=False).counts) for n in (1, 2)
             )
         except (FloatingPointError, RuntimeError) as error:
             raise DataError(

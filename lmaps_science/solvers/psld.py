@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from lmaps_science.arrays import norm, per_sample
-from lmaps_science.misfit import Misfit
 from lmaps_science.sampling import InverseProblem
 from lmaps_science.search import Range, Space
 from lmaps_science.solvers.dps import DPS
@@ -85,12 +84,6 @@ class PSLD(DPS):
         distance = norm(apart.detach()).clamp_min(tiny)
         along = apart.detach() / per_sample(distance, apart)
         back = torch.autograd.grad(apart, corrected, -along)[0]
-        back = back - per_sample(1 / curvature, image) * _hessian(misfit, back)
+        back = back - per_sample(1 / curvature, image) * misfit.gaussian().hessian(back)
         total = undecode(downhill - self.gluing * back) + self.gluing * along
         return Guidance(latent, residual + self.gluing * distance, pull(total))
-
-
-def _hessian(misfit: Misfit, image: Tensor) -> Tensor:
-    """A^H (A x) over the noise's variance."""
-    operator = misfit.linear()
-    return operator.adjoint(operator(image) / misfit.gaussian().variance)

@@ -86,6 +86,6 @@ def _jacobian(prior: Denoiser, x: Tensor, sigma: float) -> Tensor:
 
 def _hessian(misfit: GaussianMisfit, x: Tensor) -> Tensor:
     """A^T A / variance, (1, d, d); the same for all images."""
-    operator, d = misfit.linear(), x[0].numel()
+    d = x[0].numel()
     unit = torch.eye(d, dtype=x.dtype, device=x.device).reshape(d, *x.shape[1:])
-    return operator.adjoint(operator(unit) / misfit.variance).reshape(1, d, d)
+    return misfit.hessian(unit).reshape(1, d, d)

@@ -275,10 +275,10 @@ def test_what_latents_cannot_have_is_refused():
 # ---------------------------------------------------------------- diffusers
 
 
-def make_kl(**options):
+def made_by_diffusers(name, **options):
     diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
     torch.manual_seed(0)
-    return diffusers.AutoencoderKL(
+    return getattr(diffusers, name)(
         in_channels=1,
         out_channels=1,
         down_block_types=("DownEncoderBlock2D",) * 2,
@@ -286,25 +286,18 @@ def make_kl(**options):
         block_out_channels=(4, 8),
         norm_num_groups=2,
         latent_channels=3,
-        **{"sample_size": 8, "scaling_factor": 0.3611, "shift_factor": 0.1159, **options},
+        **options,
     )
+
+
+def make_kl(**options):
+    own = {"sample_size": 8, "scaling_factor": 0.3611, "shift_factor": 0.1159}
+    return made_by_diffusers("AutoencoderKL", **own | options)
 
 
 def make_vq(**options):
-    diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
-    torch.manual_seed(0)
-    return diffusers.VQModel(
-        in_channels=1,
-        out_channels=1,
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(4, 8),
-        norm_num_groups=2,
-        latent_channels=3,
-        num_vq_embeddings=16,
-        scaling_factor=0.25,
-        **options,
-    )
+    own = {"num_vq_embeddings": 16, "scaling_factor": 0.25}
+    return made_by_diffusers("VQModel", **own | options)
 
 
 def test_a_kl_autoencoder_of_diffusers_with_its_factors():

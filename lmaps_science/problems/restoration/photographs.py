@@ -71,8 +71,10 @@ HELD_OUT = (
     "Picture_1A_by_freespace",
     "friends_by_Aitzol_Berasategi",
 )
-NUMBER = 5 * len(HELD_OUT)  # of photographs to restore, see `held_out_photograph`
 """Photographs that no prior has seen, by name; the first is there wherever matplotlib is."""
+
+NUMBER = 5 * len(HELD_OUT)
+"""How many there are to restore, see `held_out_photograph`."""
 
 _LONGEST = 1600  # pixels of the shorter side that are kept
 

@@ -110,7 +110,8 @@ class _ControlRun(Run):
     def denoising(self, network: nn.Module, x0: Tensor, start: int) -> Denoising:
         misfit = self.problem.misfit
         generator = torch.Generator(x0.device).manual_seed(start)
-        with torch.no_grad():
+        # Operators compute in the precision of their data: half of it is for networks.
+        with torch.no_grad(), torch.autocast(x0.device.type, enabled=False):
             hints = hint(misfit.with_data(misfit.simulate(x0, generator)), len(x0))
         return lambda x, sigma: network(self.network_of_base, x, sigma, hints)
 

@@ -1,6 +1,7 @@
 """Conditional denoisers: begin as the prior, learn from hints, belong to one prior."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -200,6 +201,21 @@ def test_training_lowers_the_loss_leaves_the_prior_and_goes_on(stored, tmp_path)
         whole, FirstImages(images(0), 6), images(1), tmp_path / "run", settings(151), progress=False
     )
     assert load_control(more, stored)[1]["training"]["step"] == 151
+
+
+def test_in_mixed_precision_operators_keep_the_precision_of_their_data(
+    stored, tmp_path, monkeypatch
+):
+    halved, inner = [], DenseSVD._Vt
+
+    def recording(self, x):
+        halved.append(torch.is_autocast_enabled("cpu"))
+        return inner(self, x)
+
+    monkeypatch.setattr(DenseSVD, "_Vt", recording)
+    mixed = replace(settings(2), precision="bf16")
+    train_control(problem(stored), images(0), images(1), tmp_path, mixed, progress=False)
+    assert len(halved) > 2 and not any(halved)
 
 
 def test_weights_for_another_prior_are_refused(stored, tmp_path):

@@ -205,12 +205,14 @@ def train(
 def accelerator(settings: TrainingSettings) -> Any:
     try:
         from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
         from accelerate.utils import set_seed
     except ImportError as error:
         raise ImportError(
             "training needs accelerate: pip install 'lmaps-science[train]'"
         ) from error
     set_seed(settings.seed)  # the fresh weights; images and noise have keys of their own
+    AcceleratorState._reset_state()  # an earlier training's, whose precision it would insist on
     return Accelerator(mixed_precision=settings.precision)
 
 

@@ -215,7 +215,7 @@ def test_in_mixed_precision_operators_keep_the_precision_of_their_data(
     monkeypatch.setattr(DenseSVD, "_Vt", recording)
     mixed = replace(settings(2), precision="bf16")
     train_control(problem(stored), images(0), images(1), tmp_path, mixed, progress=False)
-    assert len(halved) > 2 and not any(halved)
+    assert set(halved) == {False}
 
 
 def test_weights_for_another_prior_are_refused(stored, tmp_path):

@@ -94,6 +94,11 @@ class TrainingSettings:
     after a warm-up; the learning rate rises for `warmup` steps and falls to 0 along a cosine.
     The weights are stored with `covariance_rank` principal components of `covariance_images`
     training images (0 for none); `LMAPS(covariance="prior")` uses them.
+
+    Example:
+        >>> settings = TrainingSettings(steps=2000, precision="bf16", covariance_rank=0)
+        >>> settings.steps, settings.batch_size
+        (2000, 16)
     """
 
     steps: int = 20_000
@@ -190,6 +195,11 @@ def train(
         ValueError: `state.pt` or `initial` is of another architecture; `state.pt` is of other
             settings than these (more steps, or other validation, are fine), or further on.
         FloatingPointError: the loss is no longer finite.
+
+    Example:
+        >>> images, held_out = ArrayImages(a), ArrayImages(b)  # (n, 1, 64, 64)  # doctest: +SKIP
+        >>> config = song_unet(image_shape=(1, 64, 64), model_channels=32)  # doctest: +SKIP
+        >>> train(config, images, held_out, "my_prior")  # doctest: +SKIP
     """
     device = accelerator(settings)
     run = Run(config, settings, facts or {})

@@ -35,6 +35,12 @@ class Recipe:
         config: architecture, for `build_network`.
         settings: those of the training.
         validation: images held out, in the same way; None: `images` of another seed.
+
+    Example:
+        >>> from lmaps_science.cards.registry import recipes
+        >>> recipe = recipes()["nuclei"]
+        >>> recipe.npix, recipe.images(64, 0).batch(0, 2).shape
+        (128, (2, 1, 64, 64))
     """
 
     images: Callable[[int, int], Images]
@@ -99,7 +105,9 @@ class Kind:
         self_test: what `lmaps doctor` reconstructs.
 
     Example:
-        KIND = Kind("sonar", __name__, Path(__file__).parent / "cards", card="card:SonarCard")
+        >>> kind = Kind("sonar", "my_sonar", Path("my_sonar") / "cards", card="card:SonarCard")
+        >>> kind.name, kind.figures
+        ('sonar', 'figures')
     """
 
     name: str

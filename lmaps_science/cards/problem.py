@@ -35,6 +35,13 @@ class Problem(InverseProblem, ABC):
         truth: the true image, where it is known.
         main_metric: the one of `evaluate` by which methods are compared and tuned where the truth
             is known; larger is better.
+
+    Example:
+        >>> from lmaps_science import load_problem
+        >>> changes = {"prior.kind": "gaussian", "image.npix": 16, "observation.receivers": 24}
+        >>> problem = load_problem("scattering/linear_60", overrides=changes)
+        >>> problem.name, problem.main_metric, problem.truth.shape
+        ('scattering/linear_60', 'psnr', (16, 16))
     """
 
     main_metric: ClassVar[str] = "psnr"

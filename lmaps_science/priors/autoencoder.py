@@ -78,6 +78,11 @@ class Autoencoder(nn.Module):
 
     Raises:
         ValueError: numbers out of range, or sides that `patch` does not divide.
+
+    Example:
+        >>> network = Autoencoder((1, 16, 16), patch=4, latent_channels=2)
+        >>> network.encode(torch.rand(3, 1, 16, 16)).shape
+        torch.Size([3, 2, 4, 4])
     """
 
     def __init__(

@@ -35,6 +35,13 @@ class Decoder(Operator):
 
     Raises:
         ValueError: `scale` is 0.
+
+    Example:
+        >>> import torch
+        >>> from lmaps_science.priors import Autoencoder
+        >>> decoder = Decoder(Autoencoder((1, 16, 16)), (4, 4, 4), (1, 16, 16))
+        >>> decoder(torch.randn(2, 4, 4, 4)).shape
+        torch.Size([2, 1, 16, 16])
     """
 
     def __init__(

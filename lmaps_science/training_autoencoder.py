@@ -85,6 +85,9 @@ def train_autoencoder(
         ImportError: accelerate is missing (extra `train`).
         ValueError: `kl_weight` is negative, or `state.pt` is of another run.
         FloatingPointError: the loss is no longer finite.
+
+    Example:
+        >>> train_autoencoder(network, images, held_out, "latents")  # doctest: +SKIP
     """
     if not kl_weight >= 0:
         raise ValueError(f"kl_weight must be at least 0, got {kl_weight}. Example: 1e-4.")

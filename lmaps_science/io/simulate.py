@@ -135,6 +135,12 @@ def image_visibilities(image: xr.DataArray, u: np.ndarray, v: np.ndarray) -> np.
     Args:
         image: (y, x) [Jy/pixel], see `io.images`.
         u, v: (n,) [wavelengths].
+
+    Example:
+        >>> from lmaps_science.io import make_image
+        >>> image = make_image(np.full((4, 4), 0.05), pixel_rad=1e-11)
+        >>> image_visibilities(image, np.zeros(1), np.zeros(1)).round(3)  # its flux
+        array([0.8+0.j])
     """
     width = pixel_size_rad(image)
     x, y = (image[axis].values * MICROARCSECOND for axis in "xy")

@@ -43,7 +43,7 @@ class Denoiser(Movable, ABC):
         ...     image_shape, value_range = (1, 2, 2), (-3.0, 3.0)
         ...     def _denoise(self, x, sigma):  # the mean of independent pixels, N(0, 1)
         ...         return x / (1 + sigma**2)
-        >>> Shrink()(torch.ones(1, 1, 1, 1).expand(1, 1, 2, 2), 1.0)[0, 0]
+        >>> Shrink()(torch.ones(1, 1, 2, 2), 1.0)[0, 0]
         tensor([[0.5000, 0.5000],
                 [0.5000, 0.5000]])
     """

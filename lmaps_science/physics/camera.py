@@ -47,8 +47,8 @@ class CameraBlur(Operator):
 
     with the sRGB transfer function g: 12.92 l up to l = 0.0031308, else 1.055 l^(1/2.4) - 0.055,
     both continued as they are outside of [0, 1], and mirrored borders. Bright spots smear further
-    than in a linear blur. It takes the place of the networks that published comparisons use for
-    nonlinear deblurring.
+    than in a linear blur. It takes the place of the network that published comparisons use for
+    nonlinear deblurring, `encoded_blur`, where its weights are not at hand.
 
     Source: IEC 61966-2-1 (sRGB).
 

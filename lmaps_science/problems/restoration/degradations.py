@@ -14,6 +14,7 @@ from lmaps_science.cards.sections import Section
 from lmaps_science.io import DataError
 from lmaps_science.operators import Operator, Scaling
 from lmaps_science.physics.camera import CameraBlur, Clipping, PhaseRetrieval, Quantization
+from lmaps_science.physics.encoded_blur import EncodedBlur, load_blur_network
 from lmaps_science.physics.jpeg import JPEG, SmoothJPEG, Subsampling
 from lmaps_science.physics.restoration import (
     Blur,
@@ -191,6 +192,23 @@ class Camera(_Degradation):
         return CameraBlur(motion_kernel(self.size, self.intensity, self.seed), shape, dtype=dtype)
 
 
+class EncodedCamera(_Degradation):
+    """The trained network of published comparisons: see `physics.encoded_blur`."""
+
+    kind: Literal["encoded_blur"] = Field(description="What was done to the picture.")
+    weights: str = Field(
+        description="Path of the network's weights, GOPRO_wVAE.pth: see `lmaps data gopro_blur`."
+    )
+    seed: int = Field(default=0, ge=0, lt=2**32, description="Of the blur's code.")
+
+    def operator(self, shape: Shape, dtype: torch.dtype) -> Operator:
+        try:
+            network = load_blur_network(self.weights, dtype)
+        except DataError as error:
+            raise DataError(f"degradation.weights: {error}") from error
+        return EncodedBlur(network, shape, self.seed)
+
+
 class Compression(_Degradation):
     """JPEG; `surrogate` is what stands in for its derivative."""
 
@@ -229,6 +247,7 @@ Degradation = Annotated[
     | Phase
     | Dynamics
     | Camera
+    | EncodedCamera
     | Compression
     | Levels,
     Field(discriminator="kind"),

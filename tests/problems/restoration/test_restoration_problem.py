@@ -7,12 +7,15 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
+from instances_restoration import blur_network
 from PIL import Image
 
 from lmaps_science import load_problem, sample
 from lmaps_science.io import DataError, read_netcdf
-from lmaps_science.io.files import atomic_write
+from lmaps_science.io.files import atomic_write, sha256
+from lmaps_science.io.pytorch import write_tensors
 from lmaps_science.metrics import psnr
+from lmaps_science.physics.encoded_blur import EncodedBlur
 from lmaps_science.plots import plot_reconstruction, plot_samples
 from lmaps_science.priors import NetworkDenoiser, build_network
 from lmaps_science.problems.restoration import KIND, perceptual
@@ -160,6 +163,25 @@ def test_a_mask_is_a_picture(tmp_path):
     save(path, 0 * mask)
     with pytest.raises(DataError, match=r"degradation.file.*hides every pixel"):
         small("random", degradation__file=str(path))
+
+
+def test_the_published_network_blurs_where_its_weights_are_given(tmp_path):
+    path = tmp_path / "blur.pth"
+    write_tensors(path, blur_network().float().state_dict())
+    changes = {**SMALL, "degradation.kind": "encoded_blur", "degradation.weights": str(path)}
+    card = "restoration/nonlinear_blur"
+    problem = load_problem(card, prior="gaussian", overrides=changes, preset="quick")
+    assert isinstance(problem.physical.operator, EncodedBlur)
+    assert problem.facts["inputs"]["files"]["degradation.weights"]["sha256"] == sha256(path)
+    other = load_problem(card, prior="gaussian", overrides={**changes, "degradation.seed": 1})
+    assert not other.observation["data"].equals(problem.observation["data"])
+    data = problem.analyse(sample(problem, problem.solver, 1, progress=False))
+    assert np.isfinite(data["image"]).all()
+    with pytest.raises(DataError, match=r"degradation.encoded_blur.*40 x 40 pixels.*multiples of"):
+        load_problem(card, prior="gaussian", overrides={**changes, "picture.npix": 40})
+    write_tensors(path, {})
+    with pytest.raises(DataError, match=r"degradation\.weights: .*blur\.pth.*another network"):
+        load_problem(card, prior="gaussian", overrides=changes)
 
 
 def test_test_photographs_are_not_trained_on_and_say_where_they_come_from():

@@ -35,6 +35,8 @@ class Problem(InverseProblem, ABC):
         truth: the true image, where it is known.
         main_metric: the one of `evaluate` by which methods are compared and tuned where the truth
             is known; larger is better.
+        further_runs: whether `analyse` may run the solver again, as black holes' ring test does in
+            search of other images that fit; what compares scores does without.
     """
 
     main_metric: ClassVar[str] = "psnr"
@@ -43,6 +45,7 @@ class Problem(InverseProblem, ABC):
     card: Card
     observation: xr.Dataset
     truth: xr.DataArray | None = None
+    further_runs: bool = True
 
     @property
     def solver(self) -> Solver:

@@ -223,6 +223,7 @@ def _compared(name: str, plan: _Plan, budget: int | None, engine: Mapping[str, A
                 overrides={**plan.batch.overrides, **entry.method.overrides},
                 device=plan.batch.device,
                 figures=False,
+                further_runs=False,
                 **engine,
             )
     nothing = {text: Method(text, {}, "none") for text in plan.unknown}

@@ -286,4 +286,5 @@ def load(batch: Batch, observation: Observation, card: Card | None = None) -> Pr
     if name and prior is None:
         _SHARED.clear()
         _SHARED[name] = problem.prior
+    problem = replace(problem, further_runs=batch.further_runs)
     return problem.with_key(observation.key)

@@ -112,6 +112,7 @@ def calibrate(
         batch_size=batch_size,
         device=device,
         figures=False,
+        further_runs=False,
         progress=progress,
     )
     if report.failed:

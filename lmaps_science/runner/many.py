@@ -64,6 +64,7 @@ def reconstruct_many(
     device: str = "auto",
     each_sample: bool = False,
     figures: bool = True,
+    further_runs: bool = True,
     shard: str | None = None,
     dask: str | None = None,
     progress: bool = True,
@@ -90,6 +91,8 @@ def reconstruct_many(
         batch_size: images side by side; observations that fit together share a network batch.
             "auto" measures how many fit into the device's memory. Default: the samples of one
             observation.
+        further_runs: let results look for more than samples tell, as the ring test of black holes
+            does with eight runs and more; metrics need none of it.
         figures: draw figure.png and samples.png, a second or two for each observation.
         shard: "i/n": part i of n of the work, i from 1; default: that of the SLURM array task in
             which this runs, if any. Parts need not know of each other.
@@ -118,6 +121,7 @@ def reconstruct_many(
         seed=seed,
         each_sample=each_sample,
         figures=figures,
+        further_runs=further_runs,
     )
     found = find_observations(batch, [os.fspath(path) for path in patterns], listed, each)
     if batch_size == "auto":

@@ -58,6 +58,7 @@ class Batch:
         samples, seed, each_sample: as in `reconstruct`.
         figures: whether to draw them.
         size: images side by side; None: the samples of one observation.
+        further_runs: see `Problem`.
     """
 
     card: str
@@ -71,6 +72,7 @@ class Batch:
     each_sample: bool = False
     figures: bool = True
     size: int | None = None
+    further_runs: bool = True
 
     def folder(self, observation: Observation) -> Path:
         """Where the results of an observation go."""

@@ -152,3 +152,7 @@ def test_single_runs_speak_beside_a_population():
     expected = problem.scale_to_flux(single.samples[:, 0])
     np.testing.assert_allclose(data["search_image"].values[:SINGLE_RUNS], expected, atol=1e-6)
     assert len(data["search_image"]) > SINGLE_RUNS  # and those from a start of the other kind
+    quick = dataclasses.replace(problem, further_runs=False)
+    scored = quick.analyse(sample(quick, quick.solver, 2, progress=False))
+    assert "search_image" not in scored
+    np.testing.assert_array_equal(scored["image"], data["image"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,12 +28,12 @@ class Clipping(Operator):
 
     Args:
         image_shape: (C, H, W).
-        scale: s, 1 or more.
+        scale: s, 1 or more, finite.
     """
 
     def __init__(self, image_shape: Shape, scale: float = 2.0):
-        if not scale >= 1:
-            raise ValueError(f"Clipping: scale {scale:g}, expected 1 or more, e.g. 2.")
+        if not 1 <= scale < math.inf:
+            raise ValueError(f"Clipping: scale {scale:g}, expected a number of 1 or more, e.g. 2.")
         self.image_shape = self.data_shape = tuple(image_shape)
         self.scale = float(scale)
 
@@ -90,8 +91,11 @@ class PhaseRetrieval(Operator):
     """
 
     def __init__(self, image_shape: Shape, oversampling: float = 0.5):
-        if not oversampling >= 0:
-            raise ValueError(f"PhaseRetrieval: oversampling {oversampling:g}, expected 0 or more.")
+        if not 0 <= oversampling < math.inf:
+            raise ValueError(
+                f"PhaseRetrieval: oversampling {oversampling:g}, expected a number of 0 or more, "
+                "e.g. 0.5."
+            )
         channels, height, width = image_shape
         self.frame = tuple(round(oversampling * n / 2) for n in (height, width))
         self.image_shape = (channels, height, width)

@@ -193,9 +193,14 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     """Return `path` as a Path to a folder, made with its parents where it is missing.
 
     Raises:
-        DataError: it cannot be made, for want of permission or because a file is in its place.
+        DataError: it cannot be made, for want of permission or because a file is in its place; or
+            its name is no text, which the libraries that write files refuse.
     """
     path = Path(path).expanduser()
+    if not _is_text(str(path)):
+        raise DataError(
+            f"cannot write to {str(path)!r}: the folder's name is no UTF-8 text. Choose another."
+        )
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

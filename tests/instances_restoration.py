@@ -9,6 +9,7 @@ import torch
 
 from lmaps_science.operators import Operator
 from lmaps_science.physics.camera import CameraBlur, Clipping, PhaseRetrieval, Quantization
+from lmaps_science.physics.encoded_blur import BlurNetwork, EncodedBlur
 from lmaps_science.physics.jpeg import JPEG, SmoothJPEG
 from lmaps_science.physics.restoration import (
     Blur,
@@ -72,6 +73,20 @@ def camera_blur() -> Operator:
     return CameraBlur(motion_kernel(3), (3, 5, 6), dtype=F64)
 
 
+def blur_network() -> BlurNetwork:
+    """A small one with fresh weights, large enough that the code counts."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = BlurNetwork(width=4, front=1, back=1, levels=2).double()
+        for weights in network.parameters():
+            torch.nn.init.normal_(weights, std=0.2)
+    return network
+
+
+def encoded_blur() -> Operator:
+    return EncodedBlur(blur_network(), (3, 16, 32), seed=1)
+
+
 def phase_retrieval() -> Operator:
     return PhaseRetrieval((3, 6, 4))
 
@@ -80,6 +95,7 @@ RESTORATION: list[Callable[[], Operator]] = [
     camera_blur,
     circular_blur,
     clipping,
+    encoded_blur,
     gaussian_blur,
     inpainting,
     mirrored_blur,

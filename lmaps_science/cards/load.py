@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from lmaps_science.cards.files import override, read_card
-from lmaps_science.cards.inputs import made_from
+from lmaps_science.cards.inputs import differences, made_from
 from lmaps_science.cards.problem import Problem
 from lmaps_science.cards.registry import find_kind
 from lmaps_science.cards.schema import Card, validate
@@ -129,18 +129,29 @@ def build_problem(
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Problem:
-    """The problem of a card that is loaded, with what it was made from among its facts."""
+    """The problem of a card that is loaded, with what it was made from among its facts.
+
+    Raises:
+        DataError: the data cannot be read or have an empty name, or the card's conditional weights
+            are for another prior or another operator.
+    """
+    if data is not None and not str(data).strip():
+        raise DataError(
+            "data: the name of the file is empty, as that of a shell's variable that is not set. "
+            "Give a file, or leave data (--data) out."
+        )
     problem = card.problem(name, data, prior, device, dtype)
     if card.conditional is not None:
-        problem = _conditional(problem, card.conditional)
+        problem = _conditional(problem, card.conditional, name)
     return problem.with_facts(inputs=made_from(card, name, data, prior))
 
 
-def _conditional(problem: Problem, file: str) -> Problem:
+def _conditional(problem: Problem, file: str, name: str) -> Problem:
     """The problem with the conditional weights of a file beside its prior.
 
     Raises:
-        DataError: no such file, weights for another prior, or a prior that is no network.
+        DataError: no such file, weights for another prior or another operator, or a prior that is
+            no network.
     """
     base = problem.prior
     if not isinstance(base, NetworkDenoiser):
@@ -148,10 +159,41 @@ def _conditional(problem: Problem, file: str) -> Problem:
             f"conditional: {file} belongs to a network prior, and this is {base!r}. Leave "
             "conditional out, or give that prior."
         )
-    control, facts = load_control(find_prior(file, problem.card.kind), base)
+    try:
+        path = find_prior(file, problem.card.kind)
+    except DataError as error:
+        raise DataError(
+            f"conditional: {file}: no such file. Train one: lmaps prior train-conditional {name} "
+            "--out control, or leave conditional out."
+        ) from error
+    control, facts = load_control(path, base)
+    _check_operator(problem.card, facts.get("training"), file, name)
     like = problem.misfit.like
     conditional = ConditionalDenoiser(base, control.to(like.device, like.dtype))
     return problem._changed(conditional=conditional).with_facts(conditional=facts)
+
+
+def _check_operator(card: Card, training: Any, file: str, name: str) -> None:
+    """Refuse conditional weights that were trained with another operator, where that is known."""
+    try:
+        trained = load_card(training["card"], training["overrides"])
+    except (DataError, LookupError, TypeError):
+        return  # trained from Python, or with a card that is no longer there
+    contents = [_without_seeds(c.model_dump(include=set(card.operator))) for c in (trained, card)]
+    found = differences(*contents)
+    if found:
+        raise DataError(
+            f"conditional: {file} was trained for the operator of {training['card']}, and this is "
+            f"another: {found[0]}. Leave conditional out, or train for this one: lmaps "
+            f"prior train-conditional {name} --out control."
+        )
+
+
+def _without_seeds(content: Any) -> Any:
+    """The content of a card but for the keys `seed`: another draw is no other operator."""
+    if not isinstance(content, Mapping):
+        return content
+    return {key: _without_seeds(value) for key, value in content.items() if key != "seed"}
 
 
 def find_device(name: torch.device | str) -> torch.device:

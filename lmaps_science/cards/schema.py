@@ -34,9 +34,12 @@ class Card(Section):
 
     Attributes:
         series: by name, what `lmaps batch --each NAME` can run through.
+        operator: the sections that say how an image becomes data; conditional weights serve where
+            they are the same, but for seeds.
     """
 
     series: ClassVar[Mapping[str, Series]] = {}
+    operator: ClassVar[tuple[str, ...]] = ()
 
     kind: str = Field(description="Of problem; it decides the rest of the card's keys.")
     title: str = Field(description="One line for lists.")

@@ -25,6 +25,7 @@ __all__ = [
     "names",
     "read_text",
     "require_file",
+    "require_free",
     "require_memory",
     "require_parent",
     "sha256",
@@ -54,6 +55,11 @@ def suggestion(word: str, known: Iterable[str]) -> str:
 def require_file(path: str | os.PathLike[str]) -> Path:
     """Return `path` as a Path; raise DataError unless it is a file that holds something."""
     path = Path(path).expanduser()
+    if not _is_text(str(path)):
+        raise DataError(
+            f"{str(path)!r}: the file's name is no UTF-8 text, so that no result could say what it "
+            "was made from. Rename the file."
+        )
     if not path.exists():
         raise DataError(f"{path}: no such file (working directory: {Path.cwd()}).")
     if not path.is_file():
@@ -61,6 +67,15 @@ def require_file(path: str | os.PathLike[str]) -> Path:
     if path.stat().st_size == 0:
         raise DataError(f"{path} is empty: copy or download it again.")
     return path
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name can be written down: bytes that are no UTF-8 come as lone surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_text(path: str | os.PathLike[str], most: int, what: str, encoding: str = "utf-8") -> str:
@@ -112,6 +127,15 @@ def require_memory(path: str | os.PathLike[str], what: str, n_bytes: int) -> Non
             f"{path} declares {what}, {_amount(n_bytes)}, and has only {_amount(size)}: its header "
             "is damaged, or most of it was never written. Copy or download it again."
         )
+    require_free(path, what, n_bytes)
+
+
+def require_free(path: str | os.PathLike[str], what: str, n_bytes: int) -> None:
+    """Refuse to take `n_bytes` for what is in a file, where fewer are free: see `require_memory`.
+
+    Raises:
+        DataError: they do not fit into memory.
+    """
     free = free_memory()
     if n_bytes > free:
         raise DataError(
@@ -169,9 +193,14 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     """Return `path` as a Path to a folder, made with its parents where it is missing.
 
     Raises:
-        DataError: it cannot be made, for want of permission or because a file is in its place.
+        DataError: it cannot be made, for want of permission or because a file is in its place; or
+            its name is no text, which the libraries that write files refuse.
     """
     path = Path(path).expanduser()
+    if not _is_text(str(path)):
+        raise DataError(
+            f"cannot write to {str(path)!r}: the folder's name is no UTF-8 text. Choose another."
+        )
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

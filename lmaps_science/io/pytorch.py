@@ -11,15 +11,17 @@ import re
 import struct
 import warnings
 import zipfile
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lmaps_science.io.files import DataError, atomic_write, require_file, require_memory
 
-__all__ = ["read_tensors", "write_tensors"]
+__all__ = ["read_tensors", "require_stored", "write_tensors"]
 
 _SIGNATURES = (b"PK\x03\x04", b"\x80")  # a zip archive; a pickle, as before PyTorch 1.6
 
@@ -72,6 +74,27 @@ def read_tensors(path: str | os.PathLike[str], advice: str = "") -> Any:
             f"{path} is truncated, damaged or no PyTorch file, at {path.stat().st_size} bytes."
             f"{advice}"
         ) from error
+
+
+def require_stored(path: Path, state: Mapping[str, Tensor], example: str) -> None:
+    """Refuse weights that are not all in their file.
+
+    Args:
+        path: the file.
+        state: what it gave, of any shapes; their sizes and strides may repeat a few numbers
+            without end.
+        example: how to save them anew.
+
+    Raises:
+        DataError: they are larger than the file, sparse, or on a device.
+    """
+    plain = all(v.layout == torch.strided and v.device.type == "cpu" for v in state.values())
+    stored = path.stat().st_size
+    if not plain or sum(v.numel() * v.element_size() for v in state.values()) > stored:
+        raise DataError(
+            f"{path} was refused: its tensors are larger than the file, or not stored in it. Save "
+            f"the weights anew with {example}."
+        )
 
 
 def _check_archive(path: Path, advice: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,7 +28,7 @@ class Clipping(Operator):
 
     Args:
         image_shape: (C, H, W).
-        scale: s, 1 or more.
+        scale: s, 1 or more, finite.
 
     Example:
         >>> Clipping((1, 1, 3))(torch.tensor([[[[0.1, 0.5, 0.9]]]]))
@@ -35,8 +36,8 @@ class Clipping(Operator):
     """
 
     def __init__(self, image_shape: Shape, scale: float = 2.0):
-        if not scale >= 1:
-            raise ValueError(f"Clipping: scale {scale:g}, expected 1 or more, e.g. 2.")
+        if not 1 <= scale < math.inf:
+            raise ValueError(f"Clipping: scale {scale:g}, expected a number of 1 or more, e.g. 2.")
         self.image_shape = self.data_shape = tuple(image_shape)
         self.scale = float(scale)
 
@@ -51,8 +52,8 @@ class CameraBlur(Operator):
 
     with the sRGB transfer function g: 12.92 l up to l = 0.0031308, else 1.055 l^(1/2.4) - 0.055,
     both continued as they are outside of [0, 1], and mirrored borders. Bright spots smear further
-    than in a linear blur. It takes the place of the networks that published comparisons use for
-    nonlinear deblurring.
+    than in a linear blur. It takes the place of the network that published comparisons use for
+    nonlinear deblurring, `encoded_blur`, where its weights are not at hand.
 
     Source: IEC 61966-2-1 (sRGB).
 
@@ -103,8 +104,11 @@ class PhaseRetrieval(Operator):
     """
 
     def __init__(self, image_shape: Shape, oversampling: float = 0.5):
-        if not oversampling >= 0:
-            raise ValueError(f"PhaseRetrieval: oversampling {oversampling:g}, expected 0 or more.")
+        if not 0 <= oversampling < math.inf:
+            raise ValueError(
+                f"PhaseRetrieval: oversampling {oversampling:g}, expected a number of 0 or more, "
+                "e.g. 0.5."
+            )
         channels, height, width = image_shape
         self.frame = tuple(round(oversampling * n / 2) for n in (height, width))
         self.image_shape = (channels, height, width)

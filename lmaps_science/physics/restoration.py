@@ -231,9 +231,11 @@ def reducing(size: int, factor: int, kind: Literal["average", "bicubic"]) -> Ten
                 [0.0000, 0.0000, 0.5000, 0.5000]], dtype=torch.float64)
     """
     if factor < 2 or size % factor:
+        divisor = max(factor, 2)
+        fitting = max(size - size % divisor, divisor)
         raise ValueError(
-            f"reducing: {size} pixels cannot be reduced by {factor}: the factor must be 2 or more "
-            f"and divide the size, e.g. {size - size % max(factor, 2)} pixels by {max(factor, 2)}."
+            f"reducing: a side of {size} pixels cannot be reduced by {factor}: the factor must be "
+            f"2 or more and divide the size, e.g. {fitting} by {divisor}."
         )
     eye = torch.eye(size, dtype=torch.float64)[None]  # (1, W, n): each column a picture of one row
     if kind == "average":
@@ -454,10 +456,11 @@ def _check_kernel(kernel: NDArray[np.floating], image_shape: Shape) -> None:
     if any(n % 2 == 0 for n in shape):
         raise ValueError(
             f"blur: the kernel has shape {shape}: an even side has no centre, and would shift the "
-            f"image by half a pixel. Take odd ones, e.g. {tuple(n + 1 - n % 2 for n in shape)}."
+            f"image by half a pixel. Take odd ones, e.g. {tuple(n - 1 + n % 2 for n in shape)}."
         )
-    if any(n > min(image_shape[1:]) for n in shape):
+    smallest = min(image_shape[1:])
+    if any(n > smallest for n in shape):
         raise ValueError(
             f"blur: the kernel of {shape} is larger than the image of {tuple(image_shape[1:])}: "
-            "take a smaller one, or a larger image."
+            f"take one of {smallest - 1 + smallest % 2} or less, or a larger image."
         )

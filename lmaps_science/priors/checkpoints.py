@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lmaps_science.io.files import DataError, require_file, sha256
-from lmaps_science.io.pytorch import read_tensors
+from lmaps_science.io.pytorch import read_tensors, require_stored
 from lmaps_science.priors.covariance import LowRankCovariance
 from lmaps_science.priors.networks import NetworkDenoiser, PreconditionedNetwork
 from lmaps_science.priors.state_dicts import infer_config, load_weights, normalise
@@ -204,14 +204,7 @@ def _read_checkpoint(path: Path, weights: str) -> dict[str, Tensor]:
             raise DataError(f"{path} holds no {weights!r} weights; try weights='net' or 'ema'.")
         content = content[weights]
     state: dict[str, Tensor] = _named(path, normalise, content)
-    # A tensor's sizes and strides may repeat a few stored numbers without end.
-    stored = path.stat().st_size
-    plain = all(v.layout == torch.strided and v.device.type == "cpu" for v in state.values())
-    if not plain or sum(v.numel() * v.element_size() for v in state.values()) > stored:
-        raise DataError(
-            f"{path} was refused: its tensors are larger than the file, or not stored in it. Save "
-            "the weights anew with torch.save({'ema': network.state_dict()}, path)."
-        )
+    require_stored(path, state, "torch.save({'ema': network.state_dict()}, path)")
     return state
 
 

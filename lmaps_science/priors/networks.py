@@ -350,7 +350,8 @@ class NetworkDenoiser(Denoiser):
         """The same prior for images of another size, where the network was made for crops.
 
         That is one whose `attn_resolutions` are empty: it looks at the whole image in the middle
-        of the U-Net at most. Sides that it cannot halve are padded by reflection on the way in.
+        of the U-Net at most. Sides that it cannot halve are padded on the way in: by
+        reflection, or where they are too short for that by their last pixels.
 
         Raises:
             ValueError: another kind of network.
@@ -398,6 +399,8 @@ class NetworkDenoiser(Denoiser):
         images = (x, *others)
         if height % grain or width % grain:
             margins = (0, -width % grain, 0, -height % grain)
-            images = tuple(F.pad(image, margins, mode="reflect") for image in images)
+            narrow = height <= margins[3] or width <= margins[1]  # nothing left to mirror
+            mode = "replicate" if narrow else "reflect"
+            images = tuple(F.pad(image, margins, mode=mode) for image in images)
         with context:
             return network(*images)[..., :height, :width].to(x.dtype)

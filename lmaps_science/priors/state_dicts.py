@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lmaps_science.priors.networks import PreconditionedNetwork, build_network
 
 StateDict = Mapping[str, Tensor]
+NetworkType = TypeVar("NetworkType", bound=nn.Module)
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _MOST_STAGES = 1000
@@ -35,11 +36,7 @@ def normalise(state: StateDict) -> dict[str, Tensor]:
             f"expected a state dict (names mapped to tensors), got a {type(state).__name__}; save "
             "the weights with torch.save({'ema': network.state_dict()}, path)."
         )
-    named = {}
-    for name, value in state.items():
-        while name.startswith(_WRAPPERS):
-            name = name.split(".", 1)[1]
-        named[name] = value
+    named = {unwrapped(name): value for name, value in state.items()}
     if not any(name.startswith("model.") for name in named):
         named = {f"model.{name}": value for name, value in named.items()}
     for name in _CONDITIONAL:
@@ -49,6 +46,13 @@ def normalise(state: StateDict) -> dict[str, Tensor]:
                 "no class to give it. Use an unconditional network."
             )
     return {name: value for name, value in named.items() if name not in _UNUSED}
+
+
+def unwrapped(name: str) -> str:
+    """A weight's name without what `DistributedDataParallel` and `torch.compile` put before it."""
+    while name.startswith(_WRAPPERS):
+        name = name.split(".", 1)[1]
+    return name
 
 
 def infer_config(state: StateDict, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -101,7 +105,31 @@ def load_weights(
     """
     with torch.device("meta"):  # shapes only: nothing is allocated before the weights are checked
         network = build_network(config)
-    named = normalise(state)
+    return filled(
+        network,
+        normalise(state),
+        dtype,
+        f"the {config['architecture']} architecture",
+        "Omit the architecture entries to have them read from the weights, or check the "
+        "configuration.",
+    )
+
+
+def filled(
+    network: NetworkType, named: StateDict, dtype: torch.dtype, what: str, advice: str
+) -> NetworkType:
+    """A network that was built on device `meta`, with these weights, cast to `dtype`.
+
+    Args:
+        network: of which only names and shapes count.
+        named: the weights by its names.
+        dtype: of the result.
+        what: the network is, for the error, e.g. "the song architecture".
+        advice: a sentence that says what to do where they do not fit.
+
+    Raises:
+        ValueError: other names, shapes or types than the network's, or values that are not finite.
+    """
     expected = {name: value.shape for name, value in network.state_dict().items()}
     missing = [name for name in expected if name not in named]
     surplus = [name for name in named if name not in expected]
@@ -118,10 +146,7 @@ def load_weights(
     faults = {"missing": missing, "unexpected": surplus, "of the wrong shape or type": wrong}
     if any(faults.values()):
         text = "; ".join(f"{len(v)} {kind}: {_some(v)}" for kind, v in faults.items() if v)
-        raise ValueError(
-            f"the weights do not fit the {config['architecture']} architecture: {text}. Omit the "
-            "architecture entries to have them read from the weights, or check the configuration."
-        )
+        raise ValueError(f"the weights do not fit {what}: {text}. {advice}")
     broken = [name for name, value in named.items() if not bool(torch.isfinite(value).all())]
     if broken:
         raise ValueError(
@@ -167,7 +192,8 @@ def translate_config(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _some(names: Iterable[str], limit: int = 3) -> str:
     names = list(names)
-    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
+    shown = (name if len(name) <= 100 else f"{name[:97]}..." for name in names[:limit])
+    return ", ".join(shown) + (", ..." if len(names) > limit else "")
 
 
 def _shape(named: StateDict, name: str) -> torch.Size:

@@ -2,7 +2,9 @@
 
 import errno
 import hashlib
+import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from lmaps_science.io import (
     write_fits,
     write_netcdf,
 )
+from lmaps_science.io.files import make_folder
 
 DISK_USAGE = shutil.disk_usage("/")
 
@@ -153,3 +156,14 @@ def test_sha256_and_require_file(tmp_path):
     for wrong, reason in ((tmp_path / "empty", "empty"), (tmp_path, "not a file")):
         with pytest.raises(DataError, match=reason):
             require_file(wrong)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are text elsewhere")
+def test_names_that_are_no_text_are_refused_before_anything_is_done(tmp_path):
+    name = tmp_path / os.fsdecode(b"\xff")
+    with pytest.raises(DataError, match=r"no UTF-8 text"):
+        make_folder(name)
+    assert list(tmp_path.iterdir()) == []
+    name.write_bytes(b"a")
+    with pytest.raises(DataError, match=r"no UTF-8 text.*Rename"):
+        require_file(name)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import NDArray
-from pydantic import Field, PositiveFloat
+from pydantic import Field
 from torch import Tensor
 
 from lmaps_science.cards.schema import Card
@@ -58,12 +58,13 @@ class PictureSection(Section):
     noise: float = Field(
         default=0.025,
         ge=0,
+        le=100,
         description="Standard deviation of the noise that is added to the data; white is 1.",
     )
-    sigma: PositiveFloat | None = Field(
-        default=None, description="The noise that is assumed; null: the same."
+    sigma: float | None = Field(
+        default=None, ge=1e-6, le=100, description="The noise that is assumed; null: the same."
     )
-    seed: int = Field(default=0, ge=0, description="Of the noise.")
+    seed: int = Field(default=0, ge=0, lt=2**64, description="Of the noise.")
 
 
 class GaussianSection(Section):
@@ -72,11 +73,16 @@ class GaussianSection(Section):
     kind: Literal["gaussian"] = Field(
         description="What the prior is: a trained network, or a Gaussian that needs no file."
     )
-    std: PositiveFloat = Field(
-        default=0.5, description="Standard deviation of a pixel, where black is -1 and white 1."
+    std: float = Field(
+        default=0.5,
+        gt=0,
+        le=100,
+        description="Standard deviation of a pixel, where black is -1 and white 1.",
     )
-    cutoff: PositiveFloat = Field(
+    cutoff: float = Field(
         default=0.01,
+        gt=0,
+        le=100,
         description="Frequency [cycles per pixel] below which the amplitude spectrum is flat.",
     )
 
@@ -91,6 +97,7 @@ class RestorationCard(Card):
             simulated=True,
         )
     }
+    operator: ClassVar[tuple[str, ...]] = ("degradation",)
 
     kind: Literal["restoration"]
     picture: PictureSection = PictureSection()

@@ -8,12 +8,13 @@ from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveFloat
+from pydantic import Field
 
 from lmaps_science.cards.sections import Section
 from lmaps_science.io import DataError
 from lmaps_science.operators import Operator, Scaling
 from lmaps_science.physics.camera import CameraBlur, Clipping, PhaseRetrieval, Quantization
+from lmaps_science.physics.encoded_blur import EncodedBlur, load_blur_network
 from lmaps_science.physics.jpeg import JPEG, SmoothJPEG, Subsampling
 from lmaps_science.physics.restoration import (
     Blur,
@@ -35,7 +36,7 @@ __all__ = ["Degradation"]
 
 Shape = tuple[int, ...]
 Border = Literal["mirror", "circular"]
-Side = Annotated[int, Field(ge=1)]
+Side = Annotated[int, Field(ge=1, le=4095)]  # pictures have 4096 at most
 
 
 class _Degradation(Section):
@@ -91,14 +92,35 @@ class Lost(_Degradation):
     seed: int = Field(default=0, ge=0, description="Of the random choice.")
 
     def operator(self, shape: Shape, dtype: torch.dtype) -> Operator:
-        if self.file is None:
-            mask = pixel_mask(self.mask, (shape[1], shape[2]), self.share, self.seed)
-        else:
-            mask = read_picture(Path(self.file)).mean(0) > 0.5
+        key = "mask" if self.file is None else "file"
         try:
+            mask = self._known(shape[1], shape[2])
             return Inpainting(mask, shape).to(dtype=dtype)
         except ValueError as error:
-            raise DataError(f"degradation.{'file' if self.file else 'mask'}: {error}") from error
+            raise DataError(f"degradation.{key}: {error}") from error
+
+    def _known(self, height: int, width: int) -> np.ndarray:
+        """Which pixels are, (H, W).
+
+        Raises:
+            ValueError: none.
+        """
+        if self.file is None:
+            mask = pixel_mask(self.mask, (height, width), self.share, self.seed)
+            if not mask.any():
+                raise ValueError(
+                    f"it hides every pixel of {height} x {width}: there are no data. Set a "
+                    "smaller degradation.share, e.g. 0.5, or restore a larger picture."
+                )
+            return mask
+        picture = read_picture(Path(self.file)).mean(0)
+        if not (picture > 0.5).any():
+            raise ValueError(
+                f"{self.file} hides every pixel: there are no data. A pixel is known where the "
+                f"picture is brighter than half of white, and its largest value is "
+                f"{100 * picture.max():.2g} % of white: write e.g. 255 for a known pixel, not 1."
+            )
+        return picture > 0.5
 
 
 class _Blurred(_Degradation):
@@ -124,7 +146,9 @@ class GaussianBlur(_Blurred):
     """Out of focus: a Gaussian."""
 
     kind: Literal["gaussian_blur"] = Field(description="What was done to the picture.")
-    sigma: PositiveFloat = Field(default=3.0, description="Its standard deviation [pixel].")
+    sigma: float = Field(
+        default=3.0, gt=1e-3, le=1e6, description="Its standard deviation [pixel]."
+    )
 
     def operator(self, shape: Shape, dtype: torch.dtype) -> Operator:
         return self._along(gaussian_kernel(self.size, self.sigma), shape, dtype)
@@ -162,7 +186,7 @@ class Phase(_Degradation):
     needs_truth: ClassVar[str] = "Fourier magnitudes are no picture"
     kind: Literal["phase_retrieval"] = Field(description="What was done to the picture.")
     oversampling: float = Field(
-        default=0.5, ge=0, description="The empty frame, as a share of the picture's side."
+        default=0.5, ge=0, le=16, description="The empty frame, as a share of the picture's side."
     )
 
     def operator(self, shape: Shape, dtype: torch.dtype) -> Operator:
@@ -173,7 +197,7 @@ class Dynamics(_Degradation):
     """High dynamic range: contrast raised, shadows and highlights clipped."""
 
     kind: Literal["clipping"] = Field(description="What was done to the picture.")
-    scale: float = Field(default=2.0, ge=1, description="By which the contrast is raised.")
+    scale: float = Field(default=2.0, ge=1, le=1000, description="By which the contrast is raised.")
 
     def operator(self, shape: Shape, dtype: torch.dtype) -> Operator:
         return Clipping(shape, self.scale)
@@ -189,6 +213,23 @@ class Camera(_Degradation):
 
     def operator(self, shape: Shape, dtype: torch.dtype) -> Operator:
         return CameraBlur(motion_kernel(self.size, self.intensity, self.seed), shape, dtype=dtype)
+
+
+class EncodedCamera(_Degradation):
+    """The trained network of published comparisons: see `physics.encoded_blur`."""
+
+    kind: Literal["encoded_blur"] = Field(description="What was done to the picture.")
+    weights: str = Field(
+        description="Path of the network's weights, GOPRO_wVAE.pth: see `lmaps data gopro_blur`."
+    )
+    seed: int = Field(default=0, ge=0, lt=2**32, description="Of the blur's code.")
+
+    def operator(self, shape: Shape, dtype: torch.dtype) -> Operator:
+        try:
+            network = load_blur_network(self.weights, dtype)
+        except DataError as error:
+            raise DataError(f"degradation.weights: {error}") from error
+        return EncodedBlur(network, shape, self.seed)
 
 
 class Compression(_Degradation):
@@ -229,6 +270,7 @@ Degradation = Annotated[
     | Phase
     | Dynamics
     | Camera
+    | EncodedCamera
     | Compression
     | Levels,
     Field(discriminator="kind"),

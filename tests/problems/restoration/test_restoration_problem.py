@@ -7,14 +7,24 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
+from instances_restoration import blur_network
 from PIL import Image
 
 from lmaps_science import load_problem, sample
 from lmaps_science.io import DataError, read_netcdf
-from lmaps_science.io.files import atomic_write
+from lmaps_science.io.files import atomic_write, sha256
+from lmaps_science.io.pytorch import write_tensors
 from lmaps_science.metrics import psnr
+from lmaps_science.physics.encoded_blur import EncodedBlur
 from lmaps_science.plots import plot_reconstruction, plot_samples
-from lmaps_science.priors import NetworkDenoiser, build_network
+from lmaps_science.priors import (
+    Control,
+    NetworkDenoiser,
+    build_network,
+    load_prior,
+    save_control,
+    save_prior,
+)
 from lmaps_science.problems.restoration import KIND, perceptual
 from lmaps_science.problems.restoration.photographs import HELD_OUT, held_out_photograph
 from lmaps_science.problems.restoration.pictures import read_picture, write_picture
@@ -140,6 +150,17 @@ def test_a_picture_of_any_size_is_restored_by_a_prior_of_crops(tmp_path):
     assert data["image"].shape == (1, 3, 21, 30)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (2, 9), (4, 5)])
+def test_pictures_that_are_too_narrow_to_be_mirrored_are_restored(size, tmp_path):
+    path = tmp_path / "narrow.png"
+    write_picture(path, held_out_photograph(0, 16)[:, : size[0], : size[1]])
+    config = {**crop_prior().network.config, "channel_mult": [1, 1, 1], "patch": 2}
+    prior = NetworkDenoiser(build_network(config), (3, 16, 16), (-1.0, 1.0))
+    problem = small("quantize", path, prior=prior)
+    data = problem.analyse(sample(problem, problem.solver, 1, progress=False))
+    assert data["image"].shape == (1, 3, *size)
+
+
 def test_a_small_picture_is_enlarged_and_written(tmp_path):
     path, out = tmp_path / "small.png", tmp_path / "out"
     write_picture(path, held_out_photograph(0, 12))
@@ -157,9 +178,30 @@ def test_a_mask_is_a_picture(tmp_path):
     mask[:, :10] = 255
     problem = small("random", degradation__file=str(save(path, mask)))
     assert problem.count == 3 * 32 * 10
-    save(path, 0 * mask)
-    with pytest.raises(DataError, match=r"degradation.file.*hides every pixel"):
+    save(path, mask // 255)
+    with pytest.raises(DataError, match=r"degradation.file.*hides every pixel.*0.39 % .*255"):
         small("random", degradation__file=str(path))
+    with pytest.raises(DataError, match=r"degradation.file: .*is not a file"):
+        small("random", degradation__file=str(tmp_path))
+
+
+def test_the_published_network_blurs_where_its_weights_are_given(tmp_path):
+    path = tmp_path / "blur.pth"
+    write_tensors(path, blur_network().float().state_dict())
+    changes = {**SMALL, "degradation.kind": "encoded_blur", "degradation.weights": str(path)}
+    card = "restoration/nonlinear_blur"
+    problem = load_problem(card, prior="gaussian", overrides=changes, preset="quick")
+    assert isinstance(problem.physical.operator, EncodedBlur)
+    assert problem.facts["inputs"]["files"]["degradation.weights"]["sha256"] == sha256(path)
+    other = load_problem(card, prior="gaussian", overrides={**changes, "degradation.seed": 1})
+    assert not other.observation["data"].equals(problem.observation["data"])
+    data = problem.analyse(sample(problem, problem.solver, 1, progress=False))
+    assert np.isfinite(data["image"]).all()
+    with pytest.raises(DataError, match=r"degradation.encoded_blur.*40 x 40 pixels.*multiples of"):
+        load_problem(card, prior="gaussian", overrides={**changes, "picture.npix": 40})
+    write_tensors(path, {})
+    with pytest.raises(DataError, match=r"degradation\.weights: .*blur\.pth.*another network"):
+        load_problem(card, prior="gaussian", overrides=changes)
 
 
 def test_test_photographs_are_not_trained_on_and_say_where_they_come_from():
@@ -266,11 +308,50 @@ def test_files_that_are_no_such_pictures_are_refused(make, message, tmp_path):
         ("random", {"degradation.kind": "smudge"}, "there is no 'smudge'"),
         ("random", {"picture.degraded": True}, "is for a file"),
         ("quantize", {"degradation.bits": 0}, "greater than or equal to 1"),
+        ("sr4", {"picture.npix": 30}, r"e\.g\. 28 by 4"),
+        ("sr4", {"picture.npix": 7, "degradation.factor": 9}, r"side of 7 .*e\.g\. 9 by 9"),
+        ("gaussian_blur", {"degradation.size": 32}, r"even.*e\.g\. \(31,\)"),
+        ("gaussian_blur", {"degradation.size": 33}, "take one of 31 or less"),
+        ("gaussian_blur", {"degradation.size": 10**9 + 1}, "less than or equal to 4095"),
+        ("motion_blur", {"degradation.size": 10**9 + 1}, "less than or equal to 4095"),
+        ("gaussian_blur", {"degradation.sigma": float("inf")}, "less than or equal to"),
+        ("random", {"degradation.share": 0.9999}, r"hides every pixel of 32 x 32.*share, e\.g\."),
+        ("phase", {"degradation.oversampling": float("inf")}, "less than or equal to 16"),
+        ("hdr", {"degradation.scale": float("inf")}, "less than or equal to 1000"),
+        ("sr4", {"picture.noise": float("inf")}, "less than or equal to 100"),
+        ("sr4", {"picture.sigma": 1e-30}, "greater than or equal to 0.000001"),
+        ("sr4", {"picture.seed": 10**25}, "less than 18446744073709551616"),
+        ("sr4", {"prior.std": 1e30}, "less than or equal to 100"),
     ],
 )
 def test_cards_that_make_no_sense_are_refused(card, changes, message):
     with pytest.raises(DataError, match=message):
         load_problem(f"restoration/{card}", prior="gaussian", overrides={**SMALL, **changes})
+
+
+def test_a_name_that_is_empty_is_not_the_cards_own_picture():
+    with pytest.raises(DataError, match="name of the file is empty"):
+        small("sr4", "")
+
+
+def test_conditional_weights_of_another_operator_are_refused(tmp_path):
+    save_prior(tmp_path / "prior.safetensors", crop_prior(), training={})
+    base = load_prior(tmp_path / "prior.safetensors")
+    path = str(tmp_path / "control.safetensors")
+    training = {"card": "restoration/motion_blur", "overrides": {"degradation.size": "15"}}
+    save_control(path, Control(base.network), base, training=training)
+    given = {"prior": base, "conditional": path, "degradation__size": 15}
+    assert "conditional" in small("motion_blur", **given).provides
+    assert "conditional" in small("motion_blur", **given, degradation__seed=3).provides
+    for card, reason in (("uniform_blur", "degradation.kind: 'motion_blur', now 'uniform_blur'"),
+                         ("motion_blur", "degradation.size: 15, now 13")):  # fmt: skip
+        other = {**given, "degradation__size": 13}
+        with pytest.raises(DataError, match=f"another: {reason}.*train-conditional restoration/"):
+            small(card, **other)
+    with pytest.raises(DataError, match=r"conditional: .*no such file.*train-conditional"):
+        small("motion_blur", **{**given, "conditional": str(tmp_path / "none.safetensors")})
+    save_control(path, Control(base.network), base, training={})  # from Python
+    assert "conditional" in small("uniform_blur", **given).provides
 
 
 def test_magnitudes_cannot_be_given_as_a_picture(tmp_path):

@@ -27,7 +27,7 @@ from lmaps_science.priors.base import Denoiser
 from lmaps_science.priors.networks import ARCHITECTURES, NetworkDenoiser, PreconditionedNetwork
 from lmaps_science.priors.weights import WeightsFile, stored
 
-__all__ = ["ConditionalDenoiser", "Control", "load_control", "save_control"]
+__all__ = ["ConditionalDenoiser", "Control", "control_info", "load_control", "save_control"]
 
 _FILE = WeightsFile("lmaps-control", 1, "conditional weights", "`lmaps prior train-conditional`")
 
@@ -193,3 +193,12 @@ def load_control(path: str | Path, base: NetworkDenoiser) -> tuple[Control, dict
     except RuntimeError as error:
         raise DataError(f"{path}: its weights do not fit the prior's network.") from error
     return control, {**facts, "sha256": sha256(path), "file": Path(path).name}
+
+
+def control_info(path: str | Path) -> dict[str, Any]:
+    """What the file of a control says of itself, without its weights.
+
+    Raises:
+        DataError: no such file, a damaged one, or one of another kind.
+    """
+    return _FILE.description(path)

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from lmaps_science import list_problems, load_card, load_problem
 from lmaps_science.cards import sections
@@ -135,3 +136,14 @@ def test_problems_pickle(card, changes, tmp_path, monkeypatch):
     x = problem.like(1) + 0.1
     assert torch.equal(twin.misfit(x), problem.misfit(x))
     assert type(twin.card) is type(problem.card)
+
+
+@pytest.mark.parametrize("card", ["restoration/sr4", "scattering/linear_60"])
+def test_conditional_weights_that_come_with_the_package_fit_their_cards(card, tmp_path):
+    picture = tmp_path / "grey.png"
+    Image.new("RGB", (128, 128), "grey").save(picture)
+    data = picture if card.startswith("restoration") else None
+    file = f"{card.split('/')[1]}_conditional.safetensors"
+    problem = load_problem(card, data, overrides={"conditional": file})
+    assert "conditional" in problem.provides
+    assert problem.facts["conditional"]["training"]["images"] == 100

@@ -153,6 +153,12 @@ class GradientSteps(GradientSolver):
 
     The learning rate is in the units of J, so it belongs to one operator and one noise level of
     the data; `BarzilaiBorwein` needs none.
+
+    Example:
+        >>> from lmaps_science import LMAPS, sample, toys
+        >>> solver = LMAPS(levels=5, local=GradientSteps(steps=50, learning_rate=1e-3))
+        >>> sample(toys.mixture().problem, solver, n_samples=2, progress=False).samples.shape
+        (2, 1, 1, 2)
     """
 
     steps: int = 100
@@ -176,6 +182,12 @@ class Adam(GradientSolver):
 
     The step of many published methods, at rates that belong to images of about [-1, 1]. It neither
     looks at values nor ends by itself. Source: Kingma and Ba 2015, algorithm 1.
+
+    Example:
+        >>> from lmaps_science import LMAPS, sample, toys
+        >>> solver = LMAPS(levels=5, local=Adam(steps=20))
+        >>> sample(toys.mixture().problem, solver, n_samples=2, progress=False).samples.shape
+        (2, 1, 1, 2)
     """
 
     steps: int = 50
@@ -206,6 +218,12 @@ class BarzilaiBorwein(GradientSolver):
 
     `s` is the last change of z and `y` that of the gradient. The first step moves every pixel
     by `first_step` (root mean square). Source: Barzilai and Borwein 1988.
+
+    Example:
+        >>> from lmaps_science import LMAPS, sample, toys
+        >>> solver = LMAPS(levels=5, local=BarzilaiBorwein(steps=10))
+        >>> sample(toys.mixture().problem, solver, n_samples=2, progress=False).samples.shape
+        (2, 1, 1, 2)
     """
 
     steps: int = 20
@@ -238,6 +256,12 @@ class LBFGS(GradientSolver):
 
     `iterations` bounds the evaluations of the misfit and its gradient; a sample stops earlier
     when two steps running bring less than `tolerance` of the decrease so far.
+
+    Example:
+        >>> from lmaps_science import LMAPS, sample, toys
+        >>> solver = LMAPS(levels=5, local=LBFGS(iterations=20))
+        >>> sample(toys.mixture().problem, solver, n_samples=2, progress=False).samples.shape
+        (2, 1, 1, 2)
     """
 
     iterations: int = 20
@@ -269,6 +293,12 @@ class ConjugateGradient(LocalSolver):
 
     Solves `(w A^T A / sigma_y^2 + w_p) (z - m) = w A^T (y - A m) / sigma_y^2` with
     `w = w_d kappa_2 sigma_y^2` by conjugate gradients from `z = m`.
+
+    Example:
+        >>> from lmaps_science import LMAPS, sample, toys
+        >>> solver = LMAPS(levels=5, local=ConjugateGradient(iterations=15))
+        >>> sample(toys.mixture().problem, solver, n_samples=2, progress=False).samples.shape
+        (2, 1, 1, 2)
     """
 
     iterations: int = 50

@@ -80,7 +80,13 @@ class DataFile:
 
 
 def list_data() -> dict[str, DataFile]:
-    """All files that the manifests describe, by name."""
+    """All files that the manifests describe, by name.
+
+    Example:
+        >>> data = list_data()["brain_8ch"]
+        >>> data.shape, data.licence
+        ('(8 coils, 230, 180) complex64', 'BSD-3-Clause')
+    """
     return dict(_read(shipped_folder("data_manifests")))
 
 
@@ -114,6 +120,9 @@ def fetch(name: str, folder: str | os.PathLike[str] | None = None) -> Path:
     Raises:
         DataError: no such name; no network, or no direct link (the message says where to get the
             file and where to put it); or a checksum that differs from the manifest's.
+
+    Example:
+        >>> fetch("brain_8ch")  # downloaded once  # doctest: +SKIP
     """
     here = find(name, folder)
     if here is not None:

@@ -53,6 +53,10 @@ class EDM(Schedule):
               (\sigma_{min}^{1/p} - \sigma_{max}^{1/p})\right)^p
 
     Source: Karras et al. 2022, eq. 5.
+
+    Example:
+        >>> EDM(3, sigma_max=10.0, sigma_min=0.01).sigmas.round(decimals=3)
+        tensor([10.0000,  0.7180,  0.0100,  0.0000], dtype=torch.float64)
     """
 
     levels: int
@@ -72,7 +76,12 @@ class EDM(Schedule):
 
 @dataclass(frozen=True)
 class VE(Schedule):
-    """Variance exploding: a geometric sequence of noise levels."""
+    """Variance exploding: a geometric sequence of noise levels.
+
+    Example:
+        >>> VE(3, sigma_max=10.0, sigma_min=0.1).sigmas.round(decimals=3)
+        tensor([10.0000,  1.0000,  0.1000,  0.0000], dtype=torch.float64)
+    """
 
     levels: int
     sigma_max: float = 100.0
@@ -94,6 +103,10 @@ class VP(Schedule):
     .. math:: \sigma(t) = \sqrt{\exp(\tfrac12 \beta_{range} t^2 + \beta_{min} t) - 1}
 
     Source: Song et al. 2021, eq. 29, in the notation of Karras et al. 2022, Table 1.
+
+    Example:
+        >>> VP(3).sigmas.shape  # levels, and 0
+        torch.Size([4])
     """
 
     levels: int
@@ -149,6 +162,12 @@ class SampleNoise:
             given.
         particles: the index of each image among the particles of its sample, see `of_particles`;
             0 if not given.
+
+    Example:
+        >>> like = torch.zeros(2, 1, 4, 4)
+        >>> both, one = SampleNoise(0, (0, 1)), SampleNoise(0, (1,))
+        >>> torch.equal(both.normal(like, 3)[1:], one.normal(like[1:], 3))
+        True
     """
 
     seed: int

@@ -43,6 +43,16 @@ class Operator(Movable):
             `surrogate.Surrogate` gives it that of another.
         batch: the number of images it is for, where it differs from image to image (an
             observation's own coil maps); None: any number.
+
+    Example:
+        >>> class Square(Operator):
+        ...     image_shape, data_shape = (1, 2, 2), (1, 2, 2)
+        ...     def _forward(self, x):
+        ...         return x**2
+        >>> x = torch.full((1, 1, 2, 2), 3.0)
+        >>> Square().vjp(x, torch.ones(1, 1, 2, 2))[0, 0]  # 2 x
+        tensor([[6., 6.],
+                [6., 6.]])
     """
 
     image_shape: tuple[int, ...]
@@ -301,6 +311,12 @@ class SVDOperator(LinearOperator):
     """A = U diag(s) V^T, thin: one entry of s per stored vector; A gives 0 outside the span of V.
 
     A subclass sets `singular_values` (r,) and writes `_Vt`, `_V`, `_Ut`, `_U`; the rest follows.
+
+    Example:
+        >>> from lmaps_science.physics.restoration import Inpainting
+        >>> operator = Inpainting([[1, 0], [1, 1]], (1, 2, 2))
+        >>> operator.singular_values
+        tensor([1., 1., 1.])
     """
 
     singular_values: Tensor
@@ -349,7 +365,12 @@ class SVDOperator(LinearOperator):
 
 
 class Scaling(LinearOperator):
-    """y = scale x, on images of `image_shape`."""
+    """y = scale x, on images of `image_shape`.
+
+    Example:
+        >>> Scaling(2.0, (1, 1, 2)).adjoint(torch.ones(1, 1, 1, 2))
+        tensor([[[[2., 2.]]]])
+    """
 
     def __init__(self, scale: float, image_shape: tuple[int, ...]):
         self.scale, self.image_shape, self.data_shape = float(scale), image_shape, image_shape
@@ -396,7 +417,14 @@ class Affine(Operator):
 
 
 class Composed(Operator):
-    """(outer @ inner)(x) = outer(inner(x)); the chain rule gives its vector-Jacobian product."""
+    """(outer @ inner)(x) = outer(inner(x)); the chain rule gives its vector-Jacobian product.
+
+    Example:
+        >>> double, half = Scaling(2.0, (1, 2, 2)), Scaling(0.5, (1, 2, 2))
+        >>> (double @ half)(torch.ones(1, 1, 2, 2))[0, 0]
+        tensor([[1., 1.],
+                [1., 1.]])
+    """
 
     def __init__(self, outer: Operator, inner: Operator):
         if inner.data_shape is not None and tuple(inner.data_shape) != tuple(outer.image_shape):

@@ -98,6 +98,13 @@ def plot_reconstruction(
         problem: for a Result alone: draws it in physical units, with its metrics.
         path: a file to write, atomically; its suffix tells the format.
         options: those of the kind of problem, see `reconstruction` in its module of figures.
+
+    Example:
+        >>> from lmaps_science import load_problem, sample
+        >>> changes = {"prior.kind": "gaussian", "image.npix": 16, "solver.levels": 3}
+        >>> problem = load_problem("scattering/linear_60", overrides=changes)
+        >>> result = sample(problem, problem.solver, n_samples=1, progress=False)
+        >>> figure = plot_reconstruction(problem.analyse(result), path="figure.png")
     """
     data = _dataset(result, problem)
     with _complaints(data):
@@ -115,7 +122,13 @@ def plot_samples(
     *,
     most: int = 16,
 ) -> Figure:
-    """Up to `most` samples side by side on one colour scale; arguments as above."""
+    """Up to `most` samples side by side on one colour scale; arguments as above.
+
+    Example:
+        >>> from lmaps_science import LMAPS, sample, toys
+        >>> result = sample(toys.mixture().problem, LMAPS(levels=5), n_samples=3, progress=False)
+        >>> figure = plot_samples(result, path="samples.png")
+    """
     data = _dataset(result, problem)
     with _complaints(data):
         if "kind" not in data.attrs:

@@ -17,7 +17,10 @@ from lmaps_science.io.pytorch import write_tensors
 from lmaps_science.noise import SampleNoise
 from lmaps_science.priors.autoencoder import Autoencoder, save_autoencoder
 from lmaps_science.priors.latent import Decoder
-from lmaps_science.training import Images, Run, TrainingSettings, accelerator, fit, in_model_space
+from lmaps_science.training import Images, TrainingSettings
+from lmaps_science.training.images import in_model_space
+from lmaps_science.training.loop import accelerator, fit
+from lmaps_science.training.run import Run
 
 __all__ = ["LatentImages", "train_autoencoder"]
 
@@ -82,6 +85,9 @@ def train_autoencoder(
         ImportError: accelerate is missing (extra `train`).
         ValueError: `kl_weight` is negative, or `state.pt` is of another run.
         FloatingPointError: the loss is no longer finite.
+
+    Example:
+        >>> train_autoencoder(network, images, held_out, "latents")  # doctest: +SKIP
     """
     if not kl_weight >= 0:
         raise ValueError(f"kl_weight must be at least 0, got {kl_weight}. Example: 1e-4.")

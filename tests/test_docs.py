@@ -14,7 +14,9 @@ from lmaps_science.cli import app
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = sorted([*DOCS.glob("*.md"), ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"])
+PAGES = sorted(
+    [*DOCS.glob("*.md"), *(ROOT / f"{n}.md" for n in ("CONTRIBUTING", "README", "SECURITY"))]
+)
 
 
 def blocks(page, language):
@@ -26,7 +28,7 @@ def blocks(page, language):
 # ---------------------------------------------------------------- Python
 
 
-@pytest.mark.parametrize("page", ["operator.md", "prior.md", "start.md"])
+@pytest.mark.parametrize("page", ["cluster.md", "operator.md", "prior.md", "start.md"])
 def test_python_runs(page, tmp_path, monkeypatch):
     """Each block goes on where the one before ended; one that needs a file of yours is none."""
     monkeypatch.chdir(tmp_path)
@@ -35,7 +37,7 @@ def test_python_runs(page, tmp_path, monkeypatch):
     assert code
     for block in code:
         block = block.replace('"solver.levels": 20', '"solver.levels": 2')
-        exec(compile(block.replace("n_samples=2", "n_samples=1"), page, "exec"), given)
+        exec(compile(re.sub(r"n_samples=\d", "n_samples=1", block), page, "exec"), given)
     if "plot_reconstruction" in given:
         assert (tmp_path / "figure.png").stat().st_size > 10_000
 
@@ -81,27 +83,29 @@ def numbers(text):
     return {number for number in found if "." in number or len(number) > 2}
 
 
-CHOOSING = (DOCS / "choosing_a_solver.md").read_text("utf-8")
+CHOOSING, README = DOCS / "choosing_a_solver.md", ROOT / "README.md"
 CLAIMS = [
-    (part, link)
-    for part in re.split(r"\n(?=\||\* |\n)", CHOOSING)
-    for link in re.findall(r"\]\(((?:\.\./problems|uncertainty)[^)]*\.md)\)", part)[:1]
+    (part, page.parent / link)
+    for page in (CHOOSING, README)
+    for part in re.split(r"\n(?=\||\* |\n)", page.read_text("utf-8"))
+    for link in re.findall(r"\]\(((?:(?:\.\./)?problems|uncertainty)[^)]*\.md)\)", part)[:1]
 ]
 
 
 def test_there_are_claims():
     assert sum(len(numbers(claim)) for claim, _ in CLAIMS) > 40
+    assert {link.parent.name for claim, link in CLAIMS if claim.startswith("| ![")} == set(kinds())
 
 
 @pytest.mark.parametrize(("claim", "link"), CLAIMS, ids=[claim[:40] for claim, _ in CLAIMS])
 def test_figures_stand_in_the_tables(claim, link):
     """Where a table has changed, the page that tells its figures has to follow."""
-    missing = numbers(claim) - numbers((DOCS / link).read_text("utf-8"))
+    missing = numbers(claim) - numbers(link.read_text("utf-8"))
     assert not missing, f"{link} does not have {sorted(missing)}: say what it has"
 
 
 def test_figures_of_costs_stand_in_their_row():
-    table = CHOOSING.split("## By cost")[1].split("## ")[0]
+    table = CHOOSING.read_text("utf-8").split("## By cost")[1].split("## ")[0]
     readme = (ROOT / "problems" / "scattering" / "README.md").read_text("utf-8")
     readme = readme.split("On the images both have")[0]  # the first table
     rows = {
@@ -112,6 +116,17 @@ def test_figures_of_costs_stand_in_their_row():
     assert len(told) == 11
     for name, figures in told:
         assert numbers(figures) <= rows[names.get(name, name)], name
+
+
+# ---------------------------------------------------------------- README
+
+
+def test_links_of_the_readme_lead_somewhere_and_it_stays_short():
+    text = README.read_text("utf-8")
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
+    assert len(links) > 20
+    assert not [link for link in links if not (ROOT / link).exists()]
+    assert len(text.splitlines()) <= 150
 
 
 # ---------------------------------------------------------------- cards, bibliography, citation

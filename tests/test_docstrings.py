@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import lmaps_science
+from lmaps_science import metrics
 from lmaps_science.cards.registry import methods
 from lmaps_science.operators import Operator
 
@@ -133,6 +134,20 @@ def test_operators_show_their_equation(name, text):
 
 
 # ---------------------------------------------------------------- examples
+
+
+SHOWN = [
+    *((name, getattr(lmaps_science, name)) for name in lmaps_science.__all__),
+    *((f"solvers.{cls.__name__}", cls) for cls in methods().values()),
+    *((f"metrics.{name}", getattr(metrics, name)) for name in metrics.__all__),
+]
+
+
+@pytest.mark.parametrize(("name", "found"), SHOWN, ids=[name for name, _ in SHOWN])
+def test_what_users_meet_first_shows_an_example(name, found):
+    assert re.search(r"^\s*Example:\n\s+>>> ", found.__doc__, re.M), (
+        f"{name}: two lines of use, >>>"
+    )
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)

@@ -185,7 +185,7 @@ def test_devices_that_break_fail(monkeypatch):
 )
 def test_the_lists_of_checksums_are_those_of_the_weights(folder):
     """After a change: cd problems/KIND && sha256sum *.safetensors > SHA256SUMS"""
-    listed = dict(doctor._listed(folder / doctor.CHECKSUMS))
+    listed = kinds()[folder.name].checksums
     assert listed == {path.name: sha256(path) for path in folder.glob("*.safetensors")}
 
 
@@ -195,11 +195,14 @@ def test_changed_missing_and_unlisted_weights(monkeypatch, tmp_path):
     (tmp_path / "bad.safetensors").write_bytes(b"bad")
     (tmp_path / "new.safetensors").write_bytes(b"new")
     good = sha256(tmp_path / "good.safetensors")
-    lines = [f"{good}  good.safetensors", f"{good} *bad.safetensors", f"{good}  gone.safetensors"]
+    (tmp_path / "card.yaml").write_text("prior: {kind: network, file: gone.safetensors}")
+    listed = ["good", "bad", "gone", "unused"]  # the last as in a wheel, where no card uses it
+    lines = [f"{good} {'*' if k == 'bad' else ' '}{k}.safetensors" for k in listed]
     (tmp_path / "SHA256SUMS").write_text("\n".join(lines) + "\n")
     replaced(monkeypatch, **{name: {"cards": tmp_path}})
     found = {what.split()[1]: row for what, row in rows(doctor._weights).items()}
-    status = {k: found[f"{k}.safetensors"].status for k in ("good", "bad", "new", "gone")}
+    status = {k: found[f"{k}.safetensors"].status for k in (*listed, "new")}
+    assert status.pop("unused") == "note"
     assert status == {"good": "ok", "bad": "FAIL", "new": "note", "gone": "FAIL"}
     assert found["bad.safetensors"].text.startswith(
         f"its SHA-256 is {sha256(tmp_path / 'bad.safetensors')}"

@@ -10,14 +10,11 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL
 FEWER = {
     "n_samples=8": "n_samples=1",
     "n_samples=4": "n_samples=1",
-    "levels=80": "levels=3",
-    'levels": 20': 'levels": 2',
 }
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.splitlines()[0])
 def test_readme_python_runs(block, tmp_path, monkeypatch, capsys):
-    pytest.importorskip("ehtim")
     monkeypatch.chdir(tmp_path)
     for many, few in FEWER.items():
         block = block.replace(many, few)

@@ -18,7 +18,12 @@ _CHOICES = ("kind", "method")
 
 
 def list_problems() -> list[str]:
-    """Names of the cards of all kinds that are installed, such as `black_hole/m87_2017`."""
+    """Names of the cards of all kinds that are installed, such as `black_hole/m87_2017`.
+
+    Example:
+        >>> [name for name in list_problems() if name.startswith("mri/brain")]
+        ['mri/brain_lines', 'mri/brain_raw']
+    """
     return sorted(_installed())
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmaps_science.io.files import DataError
+from lmaps_science.io.files import DataError, read_text
 
 if TYPE_CHECKING:
     import typer
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from lmaps_science.cards.schema import Card
     from lmaps_science.training import Images, TrainingSettings
 
-__all__ = ["Kind", "Recipe", "SelfTest"]
+__all__ = ["CHECKSUMS", "Kind", "Recipe", "SelfTest"]
+
+CHECKSUMS = "SHA256SUMS"  # of the weights beside it, as `sha256sum *.safetensors` writes it
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,12 @@ class Recipe:
         config: architecture, for `build_network`.
         settings: those of the training.
         validation: images held out, in the same way; None: `images` of another seed.
+
+    Example:
+        >>> from lmaps_science.cards.registry import recipes
+        >>> recipe = recipes()["nuclei"]
+        >>> recipe.npix, recipe.images(64, 0).batch(0, 2).shape
+        (128, (2, 1, 64, 64))
     """
 
     images: Callable[[int, int], Images]
@@ -97,7 +105,9 @@ class Kind:
         self_test: what `lmaps doctor` reconstructs.
 
     Example:
-        KIND = Kind("sonar", __name__, Path(__file__).parent / "cards", card="card:SonarCard")
+        >>> kind = Kind("sonar", "my_sonar", Path("my_sonar") / "cards", card="card:SonarCard")
+        >>> kind.name, kind.figures
+        ('sonar', 'figures')
     """
 
     name: str
@@ -118,6 +128,14 @@ class Kind:
         """The class of its cards."""
         found: type[Card] = self._load(self.card)
         return found
+
+    @property
+    def checksums(self) -> dict[str, str]:
+        """SHA-256 of its weights by name, those left out of the wheel too; {} without a list."""
+        path = self.cards / CHECKSUMS
+        text = read_text(path, 1_000_000, "a list of checksums") if path.is_file() else ""
+        parts = [line.partition(" ") for line in text.splitlines()]
+        return {name.lstrip(" *"): checksum for checksum, _, name in parts}
 
     def draw(self, data: xr.Dataset, **options: Any) -> Figure:
         """The figure of a reconstruction."""

@@ -30,6 +30,11 @@ def load_card(name: str, overrides: Mapping[str, Any] | None = None) -> Card:
     Raises:
         DataError: no such card, or something wrong in it: the message names the key, and the
             nearest known one where it is misspelt.
+
+    Example:
+        >>> card = load_card("scattering/linear_60", {"observation.receivers": 90})
+        >>> card.kind, card.observation.receivers
+        ('scattering', 90)
     """
     content = override(read_card(name), overrides or {})
     kind = find_kind(content.get("kind"), f"card {name}")

@@ -37,6 +37,13 @@ class Problem(InverseProblem, ABC):
             is known; larger is better.
         further_runs: whether `analyse` may run the solver again, as black holes' ring test does in
             search of other images that fit; what compares scores does without.
+
+    Example:
+        >>> from lmaps_science import load_problem
+        >>> changes = {"prior.kind": "gaussian", "image.npix": 16, "observation.receivers": 24}
+        >>> problem = load_problem("scattering/linear_60", overrides=changes)
+        >>> problem.name, problem.main_metric, problem.truth.shape
+        ('scattering/linear_60', 'psnr', (16, 16))
     """
 
     main_metric: ClassVar[str] = "psnr"

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from lmaps_science.cards.kind import Kind
 from lmaps_science.cards.registry import find_kind, kinds
 from lmaps_science.io.files import DataError, require_memory, shown, suggestion
 from lmaps_science.io.npy import read_npy
@@ -36,6 +37,8 @@ __all__ = [
 
 Item = TypeVar("Item")
 MisfitType = TypeVar("MisfitType", bound=Misfit)
+
+SOURCE = "https://github.com/lmaps-science/lmaps-science"
 
 # Pixels along a side of an image: beyond that neither priors nor operators are meant to go, and a
 # slip of the keyboard asks for terabytes.
@@ -205,13 +208,17 @@ def find_prior(name: str | Path, kind: str | None = None) -> Path:
         kind: whose shipped weights have names; None: those of every kind.
 
     Raises:
-        DataError: neither; with the nearest name.
+        DataError: neither, with the nearest name; or weights that are not in the wheel, with the
+            place where they are.
     """
     among = kinds().values() if kind is None else [find_kind(kind, "prior")]
     shipped = {path.name: path for k in among for path in sorted(k.cards.glob("*.safetensors"))}
     if str(name) in shipped:
         return shipped[str(name)]
     path = Path(name).expanduser()
+    left_out = {name: k for k in among for name in k.checksums}
+    if not path.exists() and str(name) in left_out:
+        raise DataError(_left_out(str(name), left_out[str(name)]))
     if not path.exists():
         raise DataError(
             f"{name}: no such prior, neither at that path nor among those that come with the "
@@ -219,6 +226,16 @@ def find_prior(name: str | Path, kind: str | None = None) -> Path:
             "with `lmaps prior train`, or take prior 'gaussian', which needs no file."
         )
     return path
+
+
+def _left_out(name: str, kind: Kind) -> str:
+    """Where weights are that are listed beside the cards, and not there: those of a wheel."""
+    return (
+        f"{name} is not in this installation: weights that no card uses are left out of the wheel. "
+        f"It is in the source archive and the repository, {SOURCE}, as "
+        f"problems/{kind.name}/{name} (SHA-256 {kind.checksums[name]}). Give the path of a copy, "
+        f"e.g. --prior ./{name}"
+    )
 
 
 def fitting(prior: Denoiser, shape: tuple[int, ...], advice: str) -> Denoiser:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -282,7 +283,7 @@ def prior_train_conditional(
 def prior_describe(
     prior: Annotated[str, typer.Argument(help="A .safetensors file, or shipped weights by name.")],
 ) -> None:
-    """Describe a prior or an autoencoder, and its training.
+    """Describe a prior, an autoencoder or conditional weights, and their training.
 
     \b
     lmaps prior info prior/prior.safetensors
@@ -293,12 +294,13 @@ def prior_describe(
     from lmaps_science.io import DataError, sha256
     from lmaps_science.priors import prior_info
     from lmaps_science.priors.autoencoder import autoencoder_info
+    from lmaps_science.priors.conditional import control_info
 
-    path = find_prior(prior)
-    try:
-        facts = autoencoder_info(path)
-    except DataError:  # of another kind
-        facts = prior_info(path)
+    path, facts = find_prior(prior), None
+    for info in (autoencoder_info, control_info):
+        with suppress(DataError):  # of another kind
+            facts = info(path)
+    facts = prior_info(path) if facts is None else facts
     facts["sha256"] = sha256(path)
     typer.echo(yaml.safe_dump(facts, sort_keys=False, allow_unicode=True, width=100).rstrip())
 

@@ -211,7 +211,13 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    """SHA-256 of a file's bytes, as 64 hexadecimal digits.
+
+    Example:
+        >>> written = Path("notes.txt").write_text("abc")
+        >>> sha256("notes.txt")[:16]
+        'ba7816bf8f01cfea'
+    """
     with open(require_file(path), "rb") as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):

@@ -69,6 +69,10 @@ def read_fresnel(path: str | os.PathLike[str], *, radius: float = RADIUS) -> xr.
         DataError: no such file; a malformed line or a number that is not finite (with the line); a
             datum twice; fewer data than the header says, as in a truncated file; a header, or
             headers of files put together, that name both polarisations.
+
+    Example:
+        >>> fields = read_fresnel("FoamDielExtTM.exp")  # doctest: +SKIP
+        >>> fields["scattered_field"].sizes  # doctest: +SKIP
     """
     path = require_file(path)
     promised, polarization, lines = _parse(path)
@@ -129,6 +133,9 @@ def calibrate_fresnel(observation: xr.Dataset, *, within: float = 1.0) -> xr.Dat
 
     Raises:
         DataError: a view without receivers opposite its transmitter, or without incident field.
+
+    Example:
+        >>> fields = calibrate_fresnel(read_fresnel("FoamDielExtTM.exp"))  # doctest: +SKIP
     """
     k = 2 * np.pi * observation["frequency"].values / SPEED_OF_LIGHT
     apart = observation["receiver"].values - observation["transmitter"].values[:, None]

@@ -45,6 +45,11 @@ def make_image(values: np.ndarray, pixel_rad: float, **attrs: Any) -> xr.DataArr
     Raises:
         DataError: not two-dimensional, a pixel width that is not positive, or an image of more than
             1 rad, where the sky is not flat.
+
+    Example:
+        >>> image = make_image(np.full((64, 64), 1e-4), pixel_rad=1e-11, source="M87")
+        >>> round(float(image.sum()), 4), image.attrs["units"]
+        (0.4096, 'Jy/pixel')
     """
     values = np.asarray(values)
     if values.ndim != 2:
@@ -73,6 +78,10 @@ def pixel_size_rad(image: xr.DataArray) -> float:
     Raises:
         DataError: dimensions other than ("y", "x"), coordinates that are missing or do not fall in
             equal steps, or pixels that are not square.
+
+    Example:
+        >>> pixel_size_rad(make_image(np.zeros((4, 4)), pixel_rad=1e-11))
+        1e-11
     """
     if not isinstance(image, xr.DataArray) or image.dims != ("y", "x"):
         got = getattr(image, "dims", type(image).__name__)
@@ -107,6 +116,12 @@ def read_image(
     Raises:
         DataError: no such file, neither format, NaN in it, pixels that are not square, units other
             than Jy/pixel and Jy/beam; or the field of view is smaller than the source.
+
+    Example:
+        >>> image = make_image(np.full((64, 64), 1e-4), pixel_rad=1e-11)
+        >>> write_fits("model.fits", image)
+        >>> read_image("model.fits", npix=32).shape
+        (32, 32)
     """
     path = require_file(path)
     with open(path, "rb") as file:
@@ -148,6 +163,12 @@ def regrid_image(
     Raises:
         DataError: the field of view is smaller than the source (with the fraction of flux that
             would be lost), or npix or fov_uas is not positive.
+
+    Example:
+        >>> image = make_image(np.full((64, 64), 1e-4), pixel_rad=1e-11)
+        >>> small = regrid_image(image, npix=16)
+        >>> small.shape, round(float(small.sum() / image.sum()), 6)
+        ((16, 16), 1.0)
     """
     pixel = pixel_size_rad(image)
     fov = max(image.shape) * pixel if fov_uas is None else fov_uas * MICROARCSECOND
@@ -192,6 +213,10 @@ def write_fits(
     Raises:
         DataError: not an image, or no such folder.
         OSError: the disk is full.
+
+    Example:
+        >>> image = make_image(np.full((64, 64), 1e-4), pixel_rad=1e-11)
+        >>> write_fits("model.fits", image, source="M87", frequency_hz=227e9)
     """
     from astropy.io import fits
     from astropy.time import Time

@@ -25,6 +25,9 @@ def write_nifti(
 
     Raises DataError for another shape, values that are not finite, sizes that are not positive, or
     another suffix; ImportError when nibabel is missing.
+
+    Example:
+        >>> write_nifti("mean.nii.gz", np.ones((4, 4)), (1.0, 1.0))  # doctest: +SKIP
     """
     try:
         import nibabel

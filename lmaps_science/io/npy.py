@@ -17,6 +17,11 @@ def read_npy(path: str | os.PathLike[str]) -> np.ndarray:
     Raises:
         DataError: no such file, another kind of file, Python objects (which could run code), a
             shape that the file does not hold.
+
+    Example:
+        >>> np.save("scan.npy", np.ones((2, 4, 4), dtype=np.complex64))
+        >>> read_npy("scan.npy").shape
+        (2, 4, 4)
     """
     path = require_file(path)
     with open(path, "rb") as file:

@@ -50,6 +50,9 @@ def write_netcdf(path: str | os.PathLike[str], dataset: xr.Dataset) -> None:
     Raises:
         DataError: the folder does not exist, or `dataset` is not an xarray.Dataset.
         OSError: the disk is full (errno ENOSPC); `path` is then as it was before.
+
+    Example:
+        >>> write_netcdf("run.nc", xr.Dataset({"psnr": ("sample", [30.0, 31.0])}))
     """
     if not isinstance(dataset, xr.Dataset):
         raise DataError(
@@ -66,6 +69,11 @@ def read_netcdf(path: str | os.PathLike[str]) -> xr.Dataset:
 
     Raises:
         DataError: no such file, not a complete NetCDF-4 file, or one larger than the memory.
+
+    Example:
+        >>> write_netcdf("run.nc", xr.Dataset({"psnr": ("sample", [30.0, 31.0])}))
+        >>> read_netcdf("run.nc")["psnr"].values
+        array([30., 31.])
     """
     with _readable(path) as (path, n_bytes):
         require_memory(path, "arrays", n_bytes)

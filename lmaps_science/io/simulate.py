@@ -86,6 +86,13 @@ def simulate_observation(
     Raises:
         DataError: unknown array; a missing coordinate or frequency; the source never seen by three
             stations at once; an option out of its range; a `gain_std` for an unknown station.
+
+    Example:
+        >>> from lmaps_science.io import make_image
+        >>> place = {"ra_hours": 12.51, "dec_degrees": 12.39, "mjd": 57848, "frequency_hz": 227e9}
+        >>> image = make_image(np.full((8, 8), 0.01), pixel_rad=1e-11, source="M87", **place)
+        >>> simulate_observation(image, array="EHT2017", seed=1).sizes["station"]
+        8
     """
     if coverage is None:
         facts = _facts(image, source, ra_hours, dec_degrees, mjd, frequency_hz, bandwidth_hz)
@@ -128,6 +135,12 @@ def image_visibilities(image: xr.DataArray, u: np.ndarray, v: np.ndarray) -> np.
     Args:
         image: (y, x) [Jy/pixel], see `io.images`.
         u, v: (n,) [wavelengths].
+
+    Example:
+        >>> from lmaps_science.io import make_image
+        >>> image = make_image(np.full((4, 4), 0.05), pixel_rad=1e-11)
+        >>> image_visibilities(image, np.zeros(1), np.zeros(1)).round(3)  # its flux
+        array([0.8+0.j])
     """
     width = pixel_size_rad(image)
     x, y = (image[axis].values * MICROARCSECOND for axis in "xy")
@@ -142,7 +155,12 @@ def image_visibilities(image: xr.DataArray, u: np.ndarray, v: np.ndarray) -> np.
 
 
 def array_names() -> list[str]:
-    """Names of the arrays that come with the package."""
+    """Names of the arrays that come with the package.
+
+    Example:
+        >>> array_names()
+        ['EHT2017', 'EHT2025']
+    """
     folder = resources.files("lmaps_science.io") / "arrays"
     return sorted(
         item.name.removesuffix(".txt") for item in folder.iterdir() if ".txt" in item.name
@@ -158,6 +176,10 @@ def read_array(array: str | os.PathLike[str]) -> Stations:
 
     Raises:
         DataError: no such array or file; a line that cannot be read; an SEFD that is not positive.
+
+    Example:
+        >>> read_array("EHT2017")["name"][:3].tolist()
+        ['AA', 'PV', 'LM']
     """
     names = array_names()
     if str(array) in names:

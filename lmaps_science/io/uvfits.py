@@ -78,6 +78,10 @@ def read_uvfits(
             one time; nothing left after a cut; no closure phase; an option out of its range.
 
     Source: EHT Collaboration 2019, ApJL 875, L3 (errors) and L4 (imaging of M87*).
+
+    Example:
+        >>> observation = read_uvfits("m87.uvfits", flux=0.6)  # doctest: +SKIP
+        >>> observation.sizes["cphase"]  # doctest: +SKIP
     """
     _check_options(average_seconds, fraction, flux, zero_baselines)
     path = require_file(path)
@@ -114,6 +118,9 @@ def write_uvfits(path: str | os.PathLike[str], observation: xr.Dataset) -> None:
         ImportError: eht-imaging is missing.
         DataError: station names longer than the eight letters of the format; no such folder.
         OSError: the disk is full.
+
+    Example:
+        >>> write_uvfits("simulated.uvfits", simulate_observation(image))  # doctest: +SKIP
     """
     ehtim = import_ehtim()
     names = [str(name) for name in observation["station"].values]

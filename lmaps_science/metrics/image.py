@@ -84,6 +84,11 @@ def ssim(
 
     `window="gaussian"`: 11 x 11 with sigma 1.5 (Wang et al. 2004); `"uniform"`: 7 x 7 and sample
     covariances, the default of scikit-image. Raises ValueError when the image is smaller.
+
+    Example:
+        >>> image = torch.rand(1, 1, 16, 16)
+        >>> round(float(ssim(image, image)), 4)
+        1.0
     """
     a, b = as_pair(predicted, target)
     t = torch.arange(-5, 6, dtype=a.dtype, device=a.device)
@@ -117,6 +122,11 @@ def magnitudes(predicted: Any, target: Any) -> tuple[Tensor, Tensor, Tensor]:
 
     The range is each target's largest magnitude; predictions are clipped to it, as MRI scores are:
     `psnr(*magnitudes(predicted, target))`.
+
+    Example:
+        >>> image = torch.ones(1, 2, 8, 8)  # 1 + i
+        >>> psnr(*magnitudes(1.1 * image, image)).shape
+        torch.Size([1])
     """
     a, b = (torch.linalg.vector_norm(x, dim=1, keepdim=True) for x in as_pair(predicted, target))
     span = b.flatten(1).amax(1)
@@ -124,7 +134,12 @@ def magnitudes(predicted: Any, target: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def relative_misfit(predicted: Any, observed: Any) -> Tensor:
-    """||predicted - observed|| / ||observed|| of data (B, ...), real or complex; (B,)."""
+    """||predicted - observed|| / ||observed|| of data (B, ...), real or complex; (B,).
+
+    Example:
+        >>> relative_misfit(torch.full((1, 4), 1.1), torch.ones(1, 4)).round(decimals=4)
+        tensor([0.1000])
+    """
     a, b = as_tensor(predicted), as_tensor(observed)
     b = b.to(a.device).expand_as(a)
     return norm(a - b) / norm(b)
@@ -137,6 +152,11 @@ def nxcorr(predicted: Any, target: Any) -> Tensor:
 
     It is at most 1, ignores position, scale and offset, and is 0 for a constant image. One channel.
     Source: Event Horizon Telescope Collaboration 2019, Paper IV, eq. 15.
+
+    Example:
+        >>> image = torch.rand(1, 1, 8, 8)
+        >>> round(float(nxcorr(2 * image.roll(3, -1) + 1, image)), 4)
+        1.0
     """
     a, b = as_pair(predicted, target)
     a, b = (x - x.mean(dim=(-2, -1), keepdim=True) for x in (a, b))
@@ -148,7 +168,14 @@ def nxcorr(predicted: Any, target: Any) -> Tensor:
 
 
 def blur(images: Any, fwhm: float) -> Tensor:
-    """Convolve with a circular Gaussian of `fwhm` pixels, truncated at 4 sigma; zero outside."""
+    """Convolve with a circular Gaussian of `fwhm` pixels, truncated at 4 sigma; zero outside.
+
+    Example:
+        >>> image = torch.zeros(1, 1, 16, 16)
+        >>> image[..., 8, 8] = 1.0
+        >>> round(float(blur(image, fwhm=3.0).max()), 3)
+        0.098
+    """
     x = as_batch(images)
     if fwhm == 0:
         return x
@@ -173,6 +200,12 @@ def align(predicted: Any, target: Any, mode: str = "exact") -> Tensor:
 
     Raises:
         ValueError: another mode.
+
+    Example:
+        >>> image = torch.zeros(1, 1, 16, 16)
+        >>> image[..., 6:9, 6:9] = 1.0
+        >>> float((align(image.roll(2, -1), image) - image).abs().max()) < 1e-5
+        True
     """
     a, b = as_pair(predicted, target)
     origin = torch.zeros((len(a), 2), dtype=a.dtype, device=a.device)
@@ -192,7 +225,14 @@ def align(predicted: Any, target: Any, mode: str = "exact") -> Tensor:
 def aligned_psnr(
     predicted: Any, target: Any, data_range: float | Tensor = 1.0, mode: str = "exact"
 ) -> Tensor:
-    """PSNR after `align`, (B,): for data, such as closure quantities, without positions."""
+    """PSNR after `align`, (B,): for data, such as closure quantities, without positions.
+
+    Example:
+        >>> image = torch.zeros(1, 1, 16, 16)
+        >>> image[..., 6:9, 6:9] = 1.0
+        >>> float(aligned_psnr(image.roll(2, -1), image)) > 60
+        True
+    """
     a, b = as_pair(predicted, target)
     epsilon = 1e-8 if mode == "inversebench" else 0.0
     return psnr(align(a, b, mode), b, data_range, epsilon)

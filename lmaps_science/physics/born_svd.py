@@ -44,6 +44,13 @@ class BornSVD(SVDOperator):
     caches, None writes nothing.
 
     Raises ValueError for a `tolerance` outside [1e-5, 1), which double precision cannot resolve.
+
+    Example:
+        >>> from lmaps_science.physics.scattering_geometry import ScatteringGeometry
+        >>> angles = range(0, 360, 20)
+        >>> geometry = ScatteringGeometry(16, 0.1, 0.05, [0, 120, 240], angles, 1.0, 1.0)
+        >>> BornSVD(BornScattering(geometry), cache=None).singular_values.shape
+        torch.Size([91])
     """
 
     def __init__(

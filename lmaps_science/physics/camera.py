@@ -29,6 +29,10 @@ class Clipping(Operator):
     Args:
         image_shape: (C, H, W).
         scale: s, 1 or more, finite.
+
+    Example:
+        >>> Clipping((1, 1, 3))(torch.tensor([[[[0.1, 0.5, 0.9]]]]))
+        tensor([[[[0.0000, 0.5000, 1.0000]]]])
     """
 
     def __init__(self, image_shape: Shape, scale: float = 2.0):
@@ -57,6 +61,11 @@ class CameraBlur(Operator):
         kernel: (h, w), odd.
         image_shape: (C, H, W).
         dtype: of the operator.
+
+    Example:
+        >>> kernel = np.full((3, 3), 1 / 9)
+        >>> CameraBlur(kernel, (3, 16, 16))(torch.rand(1, 3, 16, 16)).shape
+        torch.Size([1, 3, 16, 16])
     """
 
     def __init__(
@@ -88,6 +97,10 @@ class PhaseRetrieval(Operator):
         image_shape: (C, H, W).
         oversampling: share of the image's side that the empty frame adds on all sides together;
             the papers have 2.0 / 8 of the side on each, which is 0.5 in all.
+
+    Example:
+        >>> PhaseRetrieval((1, 16, 16))(torch.rand(2, 1, 16, 16)).shape
+        torch.Size([2, 1, 24, 24])
     """
 
     def __init__(self, image_shape: Shape, oversampling: float = 0.5):
@@ -117,6 +130,10 @@ class Quantization(Operator):
     Args:
         image_shape: (C, H, W).
         bits: 1 to 16.
+
+    Example:
+        >>> Quantization((1, 1, 3), bits=1)(torch.tensor([[[[0.1, 0.4, 0.9]]]]))
+        tensor([[[[0., 0., 1.]]]])
     """
 
     provides: frozenset[str] = frozenset()

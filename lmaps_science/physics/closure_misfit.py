@@ -37,6 +37,15 @@ class ClosureMisfit(Misfit):
 
     Raises ValueError for data that are not finite, deviations that are not positive, lengths that
     do not fit the operator, and an observation without any closure.
+
+    Example:
+        >>> from lmaps_science import load_problem
+        >>> from lmaps_science.physics.interferometry import ClosureQuantities
+        >>> observation = load_problem("black_hole/simulated", prior="gaussian").observation
+        >>> operator = ClosureQuantities.from_observation(observation, npix=32, fov=6e-10)
+        >>> misfit = ClosureMisfit.from_observation(operator, observation)
+        >>> sorted(misfit.chi2(torch.rand(1, 1, 32, 32)))
+        ['cphase', 'flux', 'logcamp']
     """
 
     objective_scale = 4.0

@@ -31,6 +31,11 @@ def mvue(kspace: ArrayLike, maps: ArrayLike) -> np.ndarray:
     of k-space and maps (..., coils, H, W), for white noise. Where the maps have unit norm and
     k-space is fully sampled it is the least-squares image. Raises ValueError for shapes that
     differ.
+
+    Example:
+        >>> maps = np.ones((4, 8, 8), dtype=np.complex64) / 2
+        >>> mvue(np.ones((4, 8, 8), dtype=np.complex64), maps).shape
+        (8, 8)
     """
     k, s = np.asarray(kspace), np.asarray(maps)
     if k.shape[-3:] != s.shape[-3:]:

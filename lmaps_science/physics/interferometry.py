@@ -39,6 +39,13 @@ class Visibilities(LinearOperator):
 
     Raises ValueError for coordinates that are not finite or not of one shape, and for pixels wider
     than the finest fringe (often a pixel size that is not in radians).
+
+    Example:
+        >>> pixel = np.deg2rad(2.5e-6 / 3600)  # 2.5 microarcseconds
+        >>> point = torch.zeros(1, 1, 8, 8)
+        >>> point[..., 3:5, 3:5] = 0.25  # 1 Jy in the middle
+        >>> Visibilities([0.0, 1e9], [0.0, 0.0], npix=8, pixel_size=pixel)(point).abs()
+        tensor([[1.0000, 0.9988]])
     """
 
     def __init__(
@@ -213,6 +220,13 @@ class ClosureQuantities(Operator):
 
     `ClosureQuantities(visibilities, closures)`, where `closures` indexes the operator's data.
     Raises ValueError for an index beyond them.
+
+    Example:
+        >>> from lmaps_science import load_problem
+        >>> observation = load_problem("black_hole/simulated", prior="gaussian").observation
+        >>> operator = ClosureQuantities.from_observation(observation, npix=32, fov=6e-10)
+        >>> operator.n_phases, operator.n_amplitudes, operator.data_shape
+        (233, 193, (427,))
     """
 
     def __init__(self, visibilities: Visibilities, closures: ClosureSet):

@@ -169,6 +169,10 @@ class SmoothJPEG(_Codec):
     has no derivative, and coefficients that are rounded to zero have that of the identity: along
     them the gradient points where it leads nowhere, which the data misfit of `JPEG` then does not
     follow.
+
+    Example:
+        >>> SmoothJPEG((3, 16, 16), quality=20)(torch.rand(1, 3, 16, 16)).shape
+        torch.Size([1, 3, 16, 16])
     """
 
     straight_through = True

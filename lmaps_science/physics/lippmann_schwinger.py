@@ -72,6 +72,13 @@ class FullWaveScattering(Operator):
     f - Laplacian(f) / 24. Either way the error falls as the square of the pixel or faster.
 
     Warns (UserWarning) when an image has fewer than 8 pixels per wavelength in its densest medium.
+
+    Example:
+        >>> from lmaps_science.physics.scattering_geometry import ScatteringGeometry
+        >>> angles = range(0, 360, 20)
+        >>> geometry = ScatteringGeometry(16, 0.1, 0.1, [0, 120, 240], angles, 1.0, 1.0)
+        >>> FullWaveScattering(geometry)(0.1 * torch.rand(2, 1, 16, 16)).shape
+        torch.Size([2, 3, 18])
     """
 
     def __init__(

@@ -38,7 +38,11 @@ class MultiCoilMRI(LinearOperator):
     and masks.
 
     Example:
-        operator = MultiCoilMRI(maps, line_mask(maps.shape[-2:], acceleration=4))
+        >>> from lmaps_science.physics.sampling import line_mask
+        >>> maps = torch.ones(4, 32, 32, dtype=torch.complex64) / 2
+        >>> operator = MultiCoilMRI(maps, line_mask((32, 32), acceleration=4))
+        >>> operator(torch.rand(3, 2, 32, 32)).shape
+        torch.Size([3, 4, 32, 32])
     """
 
     def __init__(self, maps: ArrayLike | Tensor, mask: ArrayLike | Tensor):

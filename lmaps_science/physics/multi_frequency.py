@@ -19,6 +19,12 @@ class MultiFrequency(Operator):
     y_f = H_f(x), f = 0, ..., F - 1.
 
     Raises ValueError for no operator, or operators of unlike images or data.
+
+    Example:
+        >>> from lmaps_science.operators import Scaling
+        >>> both = MultiFrequency([Scaling(1.0, (1, 4, 4)), Scaling(2.0, (1, 4, 4))])
+        >>> both(torch.ones(1, 1, 4, 4)).shape
+        torch.Size([1, 2, 1, 4, 4])
     """
 
     def __init__(self, operators: Sequence[Operator]):
@@ -100,6 +106,10 @@ class Clamp(Operator):
     """y = min(max(x, low), high): full-wave fields do not converge for absurd contrasts.
 
     Where x is outside, the derivative is 0: there the prior alone decides.
+
+    Example:
+        >>> Clamp(0.0, 1.0, (1, 1, 3))(torch.tensor([[[[-1.0, 0.5, 2.0]]]]))
+        tensor([[[[0.0000, 0.5000, 1.0000]]]])
     """
 
     def __init__(self, low: float, high: float, image_shape: tuple[int, ...]):

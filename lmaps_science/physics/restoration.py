@@ -50,6 +50,11 @@ class Inpainting(SVDOperator):
 
     Raises:
         ValueError: the mask has another shape, or hides everything.
+
+    Example:
+        >>> mask = pixel_mask("box", (16, 16))
+        >>> Inpainting(mask, (3, 16, 16))(torch.rand(2, 3, 16, 16)).shape
+        torch.Size([2, 3, 16, 16])
     """
 
     def __init__(self, mask: ArrayLike | Tensor, image_shape: Shape):
@@ -119,6 +124,11 @@ def pixel_mask(
 
     Raises:
         ValueError: an unknown kind, or a share that hides all or nothing.
+
+    Example:
+        >>> pixel_mask("half", (2, 4))
+        array([[ True,  True, False, False],
+               [ True,  True, False, False]])
     """
     height, width = shape
     share = (0.7 if kind == "random" else 0.5) if share is None else share
@@ -162,6 +172,11 @@ class Separable(SVDOperator):
         smallest: singular values up to this share of the largest are set to 0, as DDRM's and
             VML-MAP's experiments do; what is left is no longer R and C themselves.
         dtype: of the operator; the decomposition is made in double precision.
+
+    Example:
+        >>> rows = reducing(16, 4, "bicubic")
+        >>> Separable(rows, rows, channels=3)(torch.rand(2, 3, 16, 16)).shape
+        torch.Size([2, 3, 4, 4])
     """
 
     def __init__(
@@ -209,6 +224,11 @@ def reducing(size: int, factor: int, kind: Literal["average", "bicubic"]) -> Ten
 
     Raises:
         ValueError: the factor does not divide the size.
+
+    Example:
+        >>> reducing(4, 2, "average")
+        tensor([[0.5000, 0.5000, 0.0000, 0.0000],
+                [0.0000, 0.0000, 0.5000, 0.5000]], dtype=torch.float64)
     """
     if factor < 2 or size % factor:
         divisor = max(factor, 2)
@@ -238,6 +258,11 @@ def separable_blur(
 
     Raises:
         ValueError: the kernel is even, or longer than the image.
+
+    Example:
+        >>> blur = separable_blur(gaussian_kernel(9, 2.0), (3, 16, 16))
+        >>> blur(torch.rand(2, 3, 16, 16)).shape
+        torch.Size([2, 3, 16, 16])
     """
     from scipy import ndimage
 
@@ -268,6 +293,11 @@ class CircularBlur(SVDOperator):
 
     Raises:
         ValueError: the kernel is even, larger than the image, or not finite.
+
+    Example:
+        >>> blur = CircularBlur(motion_kernel(9, seed=1), (3, 16, 16))
+        >>> blur.singular_values.shape
+        torch.Size([768])
     """
 
     def __init__(
@@ -331,6 +361,11 @@ class Blur(LinearOperator):
 
     Raises:
         ValueError: the kernel is even, larger than the image, or not finite.
+
+    Example:
+        >>> blur = Blur(motion_kernel(9, seed=1), (3, 16, 16))
+        >>> blur(torch.rand(2, 3, 16, 16)).shape
+        torch.Size([2, 3, 16, 16])
     """
 
     def __init__(
@@ -353,7 +388,12 @@ class Blur(LinearOperator):
 
 
 def uniform_kernel(size: int) -> NDArray[np.float64]:
-    """The mean of `size` pixels, (size,), for `separable_blur`."""
+    """The mean of `size` pixels, (size,), for `separable_blur`.
+
+    Example:
+        >>> uniform_kernel(4)
+        array([0.25, 0.25, 0.25, 0.25])
+    """
     return np.full(size, 1 / size)
 
 
@@ -362,6 +402,10 @@ def gaussian_kernel(size: int, sigma: float) -> NDArray[np.float64]:
 
     Raises:
         ValueError: a width that is not positive.
+
+    Example:
+        >>> gaussian_kernel(3, 1.0).round(3)
+        array([0.274, 0.452, 0.274])
     """
     if not sigma > 0:
         raise ValueError(f"gaussian_kernel: sigma {sigma:g}, expected a positive number, e.g. 3.")
@@ -378,6 +422,11 @@ def motion_kernel(size: int, intensity: float = 0.5, seed: int = 0) -> NDArray[n
 
     Raises:
         ValueError: an intensity outside of [0, 1].
+
+    Example:
+        >>> kernel = motion_kernel(31, intensity=0.5, seed=0)
+        >>> kernel.shape, round(float(kernel.sum()), 6)
+        ((31, 31), 1.0)
     """
     if not 0 <= intensity <= 1:
         raise ValueError(f"motion_kernel: intensity {intensity:g}, expected 0 to 1.")

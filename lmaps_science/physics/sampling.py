@@ -31,6 +31,11 @@ def line_mask(
     The masks are those of published work (Jalal et al. 2021, the InverseBench benchmark), bit for
     bit: NumPy's legacy generator, seeded with `seed`. Raises ValueError for an acceleration below 1
     or one that leaves fewer lines than the centre has, and for an unknown axis or kind.
+
+    Example:
+        >>> mask = line_mask((64, 64), 4, seed=0)
+        >>> mask.shape, int(mask[0].sum())
+        ((64, 64), 16)
     """
     if axis not in (0, 1, -1, -2):
         raise ValueError(f"line_mask: axis {axis}, expected -1 (keep columns) or -2 (keep rows).")

@@ -23,6 +23,13 @@ class BornScattering(LinearOperator):
     of `FullWaveScattering`. Forward and adjoint are real matrix products, of the B 2 n_tx currents
     on the N^2 pixels with `rank` functions of the receivers, and small ones; `tolerance`
     compresses, see `Receivers`.
+
+    Example:
+        >>> from lmaps_science.physics.scattering_geometry import ScatteringGeometry
+        >>> angles = range(0, 360, 20)
+        >>> geometry = ScatteringGeometry(16, 0.1, 0.05, [0, 120, 240], angles, 1.0, 1.0)
+        >>> BornScattering(geometry)(torch.rand(2, 1, 16, 16)).shape
+        torch.Size([2, 3, 18])
     """
 
     def __init__(

@@ -47,6 +47,12 @@ class ScatteringGeometry:
 
     Warns (UserWarning) for fewer than 4 pixels per wavelength: scattered fields carry spatial
     frequencies of the image up to 2 / wavelength, which need two pixels each.
+
+    Example:
+        >>> angles = range(0, 360, 20)
+        >>> geometry = ScatteringGeometry(16, 0.1, 0.05, [0, 120, 240], angles, 1.0, 1.0)
+        >>> geometry.npix, len(geometry.receiver_angles)
+        (16, 18)
     """
 
     npix: int

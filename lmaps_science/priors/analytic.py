@@ -152,6 +152,13 @@ class GaussianMixturePrior(Denoiser):
         means: `(K, C, H, W)`.
         scales: `(K,)`, the standard deviations s_k, non-negative.
         value_range: nominal range of the images.
+
+    Example:
+        >>> means = torch.stack([torch.ones(1, 2, 2), -torch.ones(1, 2, 2)])
+        >>> prior = GaussianMixturePrior(torch.ones(2), means, torch.full((2,), 0.1))
+        >>> prior(torch.full((1, 1, 2, 2), 0.9), 0.1)[0, 0]  # halfway to the nearer mean
+        tensor([[0.9500, 0.9500],
+                [0.9500, 0.9500]])
     """
 
     def __init__(

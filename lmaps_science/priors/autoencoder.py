@@ -12,7 +12,6 @@ Source: Kingma and Welling 2014, arXiv:1312.6114; for latents of diffusion model
 from __future__ import annotations
 
 import inspect
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,25 +19,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lmaps_science.io.files import (
-    DataError,
-    atomic_write,
-    require_file,
-    require_memory,
-    sha256,
-    suggestion,
-)
+from lmaps_science.io.files import DataError, sha256, suggestion
 from lmaps_science.priors.latent import Decoder
 from lmaps_science.priors.network_config import check_types, checked_image_shape
+from lmaps_science.priors.weights import WeightsFile, stored
 
 __all__ = ["Autoencoder", "autoencoder_info", "load_autoencoder", "save_autoencoder"]
 
-FORMAT, FORMAT_VERSION = "lmaps-autoencoder", 1
-_KEY = "lmaps"
+_FILE = WeightsFile("lmaps-autoencoder", 1, "autoencoder", "`lmaps prior train-autoencoder`")
 _LOG_VARIANCES = (-12.0, 4.0)  # wide of what training finds; exp stays finite
 
 
@@ -78,6 +68,11 @@ class Autoencoder(nn.Module):
 
     Raises:
         ValueError: numbers out of range, or sides that `patch` does not divide.
+
+    Example:
+        >>> network = Autoencoder((1, 16, 16), patch=4, latent_channels=2)
+        >>> network.encode(torch.rand(3, 1, 16, 16)).shape
+        torch.Size([3, 2, 4, 4])
     """
 
     def __init__(
@@ -166,24 +161,13 @@ def save_autoencoder(
             "with the library that made them."
         )
     facts = {
-        "format": FORMAT,
-        "version": FORMAT_VERSION,
         "config": network.config,
         "scale": decoder.scale,
         "shift": decoder.shift,
         "description": description,
         "training": dict(training),
     }
-    tensors = {
-        name: value.detach().to("cpu", torch.float16).contiguous()
-        for name, value in network.state_dict().items()
-    }
-    broken = [name for name, value in tensors.items() if not bool(torch.isfinite(value).all())]
-    if broken:
-        raise ValueError(f"weights not finite in 16 bits: {', '.join(broken[:3])}; train anew.")
-    with atomic_write(path) as temporary:
-        save_file(tensors, temporary, metadata={_KEY: json.dumps(facts, allow_nan=False)})
-    return Path(path)
+    return _FILE.write(path, stored(network.state_dict(), torch.float16), facts)
 
 
 def load_autoencoder(path: str | Path) -> Decoder:
@@ -192,14 +176,7 @@ def load_autoencoder(path: str | Path) -> Decoder:
     Raises:
         DataError: no such file, a damaged one, or one of another kind.
     """
-    facts = autoencoder_info(path)
-    path = require_file(path)
-    require_memory(path, "weights", 2 * path.stat().st_size)
-    try:
-        with safe_open(path, framework="pt") as file:
-            state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as an autoencoder: {error}.") from error
+    facts, state = _FILE.description(path), _FILE.tensors(path)
     try:
         network = _built(facts["config"])
         network.load_state_dict(state)
@@ -211,7 +188,7 @@ def load_autoencoder(path: str | Path) -> Decoder:
             f"{path}: its weights or its configuration contradict themselves ({error}). Fetch it "
             "again and compare its sha256."
         ) from error
-    metadata = {**facts, "sha256": sha256(path), "file": path.name}
+    metadata = {**facts, "sha256": sha256(path), "file": Path(path).name}
     return Decoder(network, network.latent_shape, network.image_shape, scale, shift, metadata)
 
 
@@ -221,22 +198,7 @@ def autoencoder_info(path: str | Path) -> dict[str, Any]:
     Raises:
         DataError: no such file, a damaged one, or one of another kind.
     """
-    path = require_file(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {}).get(_KEY) or "{}")
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read as an autoencoder: {error}.") from error
-    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-        raise DataError(
-            f"{path} holds no autoencoder, as `lmaps prior train-autoencoder` writes them."
-        )
-    if facts.get("version") != FORMAT_VERSION:
-        raise DataError(
-            f"{path} has format version {facts.get('version')}, this release reads "
-            f"{FORMAT_VERSION}; update lmaps-science."
-        )
-    return facts
+    return _FILE.description(path)
 
 
 def _built(config: Mapping[str, Any]) -> Autoencoder:

@@ -37,6 +37,15 @@ class Denoiser(Movable, ABC):
             it to say how uncertain a denoised image is.
 
     Source: Karras et al. 2022, arXiv:2206.00364, eq. 2-3.
+
+    Example:
+        >>> class Shrink(Denoiser):
+        ...     image_shape, value_range = (1, 2, 2), (-3.0, 3.0)
+        ...     def _denoise(self, x, sigma):  # the mean of independent pixels, N(0, 1)
+        ...         return x / (1 + sigma**2)
+        >>> Shrink()(torch.ones(1, 1, 2, 2), 1.0)[0, 0]
+        tensor([[0.5000, 0.5000],
+                [0.5000, 0.5000]])
     """
 
     image_shape: tuple[int, int, int]

@@ -5,26 +5,22 @@ No loader here executes code from a file.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from lmaps_science.io.files import DataError, atomic_write, require_file, require_memory, sha256
+from lmaps_science.io.files import DataError, require_file, sha256
 from lmaps_science.io.pytorch import read_tensors, require_stored
 from lmaps_science.priors.covariance import LowRankCovariance
 from lmaps_science.priors.networks import NetworkDenoiser, PreconditionedNetwork
 from lmaps_science.priors.state_dicts import infer_config, load_weights, normalise
+from lmaps_science.priors.weights import WeightsFile, stored
 
-FORMAT = "lmaps-prior"
-FORMAT_VERSION = 1
-_KEY = "lmaps"  # the one entry of the safetensors header that is ours
+_FILE = WeightsFile("lmaps-prior", 1, "prior", "save_prior")
 _COMPONENTS, _VARIANCES = "covariance.components", "covariance.variances"
 
 
@@ -64,8 +60,6 @@ def save_prior(
     if dtype not in (torch.float32, torch.float16):
         raise ValueError(f"save_prior stores torch.float32 or torch.float16, got {dtype}.")
     facts = {
-        "format": FORMAT,
-        "version": FORMAT_VERSION,
         "config": network.config,
         "image_shape": list(denoiser.image_shape),
         "value_range": list(denoiser.value_range),
@@ -73,29 +67,11 @@ def save_prior(
         "training": dict(training),
         "parameters": sum(p.numel() for p in network.parameters()),
     }
-    try:
-        header = {_KEY: json.dumps(facts, allow_nan=False)}
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"the description of a prior must be plain JSON data: {error}; convert "
-            "arrays to lists and leave out NaN."
-        ) from error
-    tensors = {
-        name: value.detach().to("cpu", dtype).contiguous()
-        for name, value in network.state_dict().items()
-    }
+    tensors = stored(network.state_dict(), dtype)
     if isinstance(denoiser.covariance, LowRankCovariance):
-        tensors[_COMPONENTS] = denoiser.covariance.components.to("cpu", dtype).contiguous()
-        tensors[_VARIANCES] = denoiser.covariance.eigenvalues.to("cpu", torch.float32).contiguous()
-    broken = [name for name, value in tensors.items() if not bool(torch.isfinite(value).all())]
-    if broken:
-        raise ValueError(
-            f"weights not finite as {dtype}: {', '.join(broken[:3])}; training diverged, "
-            "or the values need torch.float32."
-        )
-    with atomic_write(path) as temporary:
-        save_file(tensors, temporary, metadata=header)
-    return Path(path)
+        tensors |= stored({_COMPONENTS: denoiser.covariance.components}, dtype)
+        tensors |= stored({_VARIANCES: denoiser.covariance.eigenvalues}, torch.float32)
+    return _FILE.write(path, tensors, facts)
 
 
 def load_prior(
@@ -132,7 +108,7 @@ def load_prior(
         if config is not None:
             raise ValueError(f"{path} carries its own configuration; omit config.")
         metadata = prior_info(path)
-        state = _read_safetensors(path)
+        state = _FILE.tensors(path)
         full = metadata["config"]
         shape = tuple(full["image_shape"])
         covariance = _named(path, _take_covariance, state, shape, device, dtype)
@@ -168,34 +144,17 @@ def prior_info(path: str | Path) -> dict[str, Any]:
             f"{path} is not a safetensors file, so it carries no description; a .pt "
             "checkpoint is described by the config given to load_prior."
         )
+    info = _FILE.description(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(_KEY)
-    except (SafetensorError, OSError) as error:
-        raise DataError(_damaged(path, "its header cannot be read")) from error
-    if text is None:
-        raise DataError(
-            f"{path} is a safetensors file of another program: it lacks the "
-            f"description that save_prior writes."
-        )
-    try:
-        info = json.loads(text)
-        complete = info["format"] == FORMAT and isinstance(info["config"], dict)
-        newer = info["version"] > FORMAT_VERSION
         low, high = info["value_range"]
-        complete = complete and -math.inf < low < high < math.inf
+        complete = isinstance(info["config"], dict) and -math.inf < low < high < math.inf
         complete = complete and info["image_shape"] == info["config"]["image_shape"]
         facts = ((info["description"], str), (info["training"], dict))
         complete = complete and all(isinstance(value, kind) for value, kind in facts)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError(_damaged(path, "its description is cut or changed")) from error
-    if newer:
-        raise DataError(
-            f"{path} has format version {info['version']}, this release reads up to "
-            f"{FORMAT_VERSION}; update lmaps-science."
-        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(_FILE.damaged(path, "its description is cut or changed")) from error
     if not complete:
-        raise DataError(_damaged(path, "its description contradicts itself"))
+        raise DataError(_FILE.damaged(path, "its description contradicts itself"))
     return info
 
 
@@ -204,22 +163,6 @@ def _is_safetensors(path: Path) -> bool:
     with path.open("rb") as file:
         start = file.read(9)
     return path.suffix == ".safetensors" or (len(start) == 9 and start[8:] == b"{")
-
-
-def _damaged(path: Path, reason: str) -> str:
-    return (
-        f"{path} is truncated, damaged or not a prior: {reason}. It has {path.stat().st_size} "
-        "bytes; fetch it again and compare its sha256."
-    )
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    require_memory(path, "weights", path.stat().st_size)
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except Exception as error:  # also of types of numbers that this PyTorch does not have
-        raise DataError(_damaged(path, "its tensors cannot be read")) from error
 
 
 def _take_covariance(

@@ -14,25 +14,22 @@ Posterior".
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lmaps_science.arrays import check_images
-from lmaps_science.io.files import DataError, atomic_write, require_file, require_memory, sha256
+from lmaps_science.io.files import DataError, sha256
 from lmaps_science.priors.base import Denoiser
 from lmaps_science.priors.networks import ARCHITECTURES, NetworkDenoiser, PreconditionedNetwork
+from lmaps_science.priors.weights import WeightsFile, stored
 
-__all__ = ["ConditionalDenoiser", "Control", "load_control", "save_control"]
+__all__ = ["ConditionalDenoiser", "Control", "control_info", "load_control", "save_control"]
 
-FORMAT, FORMAT_VERSION = "lmaps-control", 1
-_KEY = "lmaps"
+_FILE = WeightsFile("lmaps-control", 1, "conditional weights", "`lmaps prior train-conditional`")
 
 
 class Control(nn.Module):
@@ -159,22 +156,19 @@ def save_control(
     training: Mapping[str, Any],
     description: str = "",
 ) -> Path:
-    """Write a control beside the checksum of its prior: safetensors, 16-bit weights."""
+    """Write a control beside the checksum of its prior: safetensors, 16-bit weights.
+
+    Raises:
+        TypeError: facts of the training that JSON cannot hold.
+        ValueError: weights that are not finite in 16 bits.
+    """
     facts = {
-        "format": FORMAT,
-        "version": FORMAT_VERSION,
         "base": base.metadata.get("sha256"),
         "base_file": base.metadata.get("file"),
         "description": description,
         "training": dict(training),
     }
-    tensors = {
-        name: value.detach().to("cpu", torch.float16).contiguous()
-        for name, value in control.state_dict().items()
-    }
-    with atomic_write(path) as temporary:
-        save_file(tensors, temporary, metadata={_KEY: json.dumps(facts, allow_nan=False)})
-    return Path(path)
+    return _FILE.write(path, stored(control.state_dict(), torch.float16), facts)
 
 
 def load_control(path: str | Path, base: NetworkDenoiser) -> tuple[Control, dict[str, Any]]:
@@ -183,18 +177,7 @@ def load_control(path: str | Path, base: NetworkDenoiser) -> tuple[Control, dict
     Raises:
         DataError: no such file, a damaged one, or one for another prior.
     """
-    path = require_file(path)
-    require_memory(path, "weights", 2 * path.stat().st_size)
-    try:
-        with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {}).get(_KEY) or "{}")
-            state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read as conditional weights: {error}.") from error
-    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-        raise DataError(
-            f"{path} holds no conditional weights, as `lmaps prior train-conditional` writes them."
-        )
+    facts, state = _FILE.description(path), _FILE.tensors(path)
     own = base.metadata.get("sha256")
     if facts.get("base") != own:
         raise DataError(
@@ -209,4 +192,13 @@ def load_control(path: str | Path, base: NetworkDenoiser) -> tuple[Control, dict
         control.load_state_dict(state)
     except RuntimeError as error:
         raise DataError(f"{path}: its weights do not fit the prior's network.") from error
-    return control, {**facts, "sha256": sha256(path), "file": path.name}
+    return control, {**facts, "sha256": sha256(path), "file": Path(path).name}
+
+
+def control_info(path: str | Path) -> dict[str, Any]:
+    """What the file of a control says of itself, without its weights.
+
+    Raises:
+        DataError: no such file, a damaged one, or one of another kind.
+    """
+    return _FILE.description(path)

@@ -43,7 +43,12 @@ class Covariance(Movable, ABC):
 
 
 class DiagonalCovariance(Covariance):
-    """Independent pixels with a `variance` image (C, H, W)."""
+    """Independent pixels with a `variance` image (C, H, W).
+
+    Example:
+        >>> DiagonalCovariance(torch.full((1, 2, 2), 4.0)).eigenvalues.shape
+        torch.Size([1, 2, 2])
+    """
 
     def __init__(self, variance: Tensor) -> None:
         self.eigenvalues = _spectrum(variance, "variance")
@@ -115,6 +120,11 @@ class LowRankCovariance(Covariance):
         components: `v`, (r, C, H, W), orthonormal.
         variances: `lambda`, (r,), in the units of the image squared.
         residual: `lambda_0`, the variance in every other direction.
+
+    Example:
+        >>> covariance = LowRankCovariance.from_images(torch.randn(20, 1, 4, 4), rank=3)
+        >>> covariance.components.shape
+        torch.Size([3, 1, 4, 4])
     """
 
     def __init__(self, components: Tensor, variances: Tensor, residual: float = 0.0) -> None:

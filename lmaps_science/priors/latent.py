@@ -35,6 +35,13 @@ class Decoder(Operator):
 
     Raises:
         ValueError: `scale` is 0.
+
+    Example:
+        >>> import torch
+        >>> from lmaps_science.priors import Autoencoder
+        >>> decoder = Decoder(Autoencoder((1, 16, 16)), (4, 4, 4), (1, 16, 16))
+        >>> decoder(torch.randn(2, 4, 4, 4)).shape
+        torch.Size([2, 1, 16, 16])
     """
 
     def __init__(
@@ -82,6 +89,13 @@ class LatentPrior(Denoiser):
 
     Raises:
         ValueError: their shapes differ, or `base` says that it is for another autoencoder.
+
+    Example:
+        >>> from lmaps_science.priors import Autoencoder, from_function
+        >>> decoder = Decoder(Autoencoder((1, 16, 16)), (4, 4, 4), (1, 16, 16))
+        >>> prior = LatentPrior(from_function(lambda z, s: z / (1 + s**2), (4, 4, 4)), decoder)
+        >>> prior.image_shape, prior.decoder.data_shape
+        ((4, 4, 4), (1, 16, 16))
     """
 
     def __init__(self, base: Denoiser, decoder: Decoder) -> None:

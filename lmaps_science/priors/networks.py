@@ -318,6 +318,12 @@ class NetworkDenoiser(Denoiser):
         autocast: dtype for the inside of the network (`torch.bfloat16`), or None.
         metadata: facts about the prior (source, training, licence), kept for provenance.
         covariance: that of the images it was trained on, where known.
+
+    Example:
+        >>> config = {"architecture": "song", "preconditioning": "edm", "model_channels": 8}
+        >>> network = build_network({**config, "image_shape": (1, 16, 16)})
+        >>> NetworkDenoiser(network)(torch.rand(2, 1, 16, 16), 0.5).shape
+        torch.Size([2, 1, 16, 16])
     """
 
     def __init__(

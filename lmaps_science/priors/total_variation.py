@@ -72,6 +72,11 @@ class TotalVariationPrior(Denoiser):
             neighbouring pixels that noise, not an edge, makes.
         value_range: limits of the images.
         iterations: of `tv_prox`.
+
+    Example:
+        >>> prior = TotalVariationPrior((1, 16, 16), weight=5.0)
+        >>> prior(torch.rand(2, 1, 16, 16), 0.1).shape
+        torch.Size([2, 1, 16, 16])
     """
 
     def __init__(

@@ -42,6 +42,10 @@ def collect(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) ->
     Raises:
         DataError: no results; they are of several kinds, grids or numbers of samples.
         ImportError: dask is missing (extra `collect`).
+
+    Example:
+        >>> data = collect(["results/lmaps", "results/dps"])  # doctest: +SKIP
+        >>> data["psnr"].mean("sample").to_dataframe()  # doctest: +SKIP
     """
     given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     runs = find_runs(given)

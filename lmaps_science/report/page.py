@@ -91,6 +91,9 @@ def write_report(
     Raises:
         DataError: no results, or of several kinds.
         OSError: the disk is full.
+
+    Example:
+        >>> write_report(["results/lmaps", "results/dps"], "report.html")  # doctest: +SKIP
     """
     album = Album()
     outcomes = read_outcomes(find_runs(paths), album)

@@ -105,7 +105,7 @@ def reconstruct_many(
         KeyboardInterrupt: interrupted, or `Terminated`; the same call goes on.
 
     Example:
-        report = reconstruct_many("black_hole/uvfits", "obs/*.uvfits", "out", n_samples=8)
+        >>> report = reconstruct_many("mri/kspace", "scans/*.h5", "out")  # doctest: +SKIP
     """
     if not os.fspath(out):
         raise DataError("the folder for the results has no name: give one, e.g. out='results'.")

@@ -60,6 +60,14 @@ def reconstruct(
         OSError: the disk is full.
         FloatingPointError: a NaN or an infinity appeared.
         KeyboardInterrupt: interrupted, or `Terminated`.
+
+    Example:
+        >>> from lmaps_science import load_problem
+        >>> changes = {"prior.kind": "gaussian", "image.npix": 16, "solver.levels": 3}
+        >>> problem = load_problem("scattering/linear_60", overrides=changes)
+        >>> data = reconstruct(problem, "run", n_samples=1, progress=False)
+        >>> sorted(path.name for path in Path("run").iterdir())
+        ['figure.png', 'result.nc', 'summary.json', 'summary.txt']
     """
     solver = problem.solver if solver is None else solver
     expected = [*RESULTS, *(["samples.png"] if n_samples > 1 else [])]

@@ -146,6 +146,9 @@ def rerun(
     Raises:
         DataError: the result does not say how it was made; a file is missing or has changed; the
             solver cannot be rebuilt; or `out` holds results.
+
+    Example:
+        >>> rerun("run/result.nc").identical  # doctest: +SKIP
     """
     where = "the dataset" if isinstance(result, xr.Dataset) else result
     before = result if isinstance(result, xr.Dataset) else read_netcdf(result)

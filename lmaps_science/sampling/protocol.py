@@ -51,6 +51,14 @@ class InverseProblem(Movable):
 
     Raises:
         ValueError: the shapes do not fit together, or a linear operator is not linear.
+
+    Example:
+        >>> from lmaps_science import Affine, GaussianMisfit, from_function
+        >>> prior = from_function(lambda x, sigma: x / (1 + sigma**2), (1, 4, 4))
+        >>> decode = Affine(0.5, 1.0, (1, 4, 4))  # the prior's [-1, 1] to [0, 1]
+        >>> misfit = GaussianMisfit(decode, torch.full((1, 1, 4, 4), 0.5), sigma=0.1)
+        >>> sorted(InverseProblem(prior, misfit, decode).provides)
+        ['differentiable', 'gaussian', 'linear', 'noise', 'perturbable']
     """
 
     prior: Denoiser
@@ -235,8 +243,13 @@ def stack(problems: Sequence[InverseProblem]) -> InverseProblem:
         ValueError: they cannot share a batch: which, and why.
 
     Example:
-        joined = stack([load_problem(card, data=file, prior=prior) for file in files])
-        results = sample(joined, solver, n_samples=4).split()
+        >>> from dataclasses import replace
+        >>> from lmaps_science import LMAPS, sample, toys
+        >>> first = toys.mixture(y=0.1).problem
+        >>> second = replace(first, misfit=toys.mixture(y=0.5).problem.misfit)  # other data
+        >>> joined = stack([first, second])
+        >>> [len(r) for r in sample(joined, LMAPS(levels=3), n_samples=4, progress=False).split()]
+        [4, 4]
     """
     if not problems:
         raise ValueError("stack: there is no problem to stack; give one at least.")
@@ -320,6 +333,11 @@ class Solver(ABC):
     Attributes:
         caution: what the spread of its samples must not be taken for; it goes with every result,
             among its notes and to its figures.
+
+    Example:
+        >>> from lmaps_science.solvers import DDRM
+        >>> sorted(DDRM.requires), DDRM(levels=4).sigmas.shape  # the last sigma is 0
+        (['gaussian', 'svd'], torch.Size([5]))
     """
 
     caution: ClassVar[str | None] = None

@@ -31,6 +31,12 @@ class Result:
         trajectory: (levels, n, C, H, W) estimates in model space, where asked for.
         facts: solver, seed, versions, and the facts of the problem.
         observations: how many; sample k of observation n is row `n * n_samples + k`.
+
+    Example:
+        >>> from lmaps_science import LMAPS, sample, toys
+        >>> result = sample(toys.mixture().problem, LMAPS(levels=5), n_samples=3, progress=False)
+        >>> result.samples.shape, result.misfit.shape, result.counts["denoiser_calls"]
+        ((3, 1, 1, 2), (5, 3), 5)
     """
 
     samples: np.ndarray

@@ -38,6 +38,12 @@ class AnnealedLangevin(Solver):
         steps: Langevin steps of a level, one denoiser call each.
         rate: step length in units of sigma^2; stable below 1.
         sigma_max, sigma_min: ends of the geometric noise schedule.
+
+    Example:
+        >>> from lmaps_science import sample, toys
+        >>> problem = toys.mixture().problem
+        >>> sample(problem, AnnealedLangevin(levels=5), n_samples=2, progress=False).samples.shape
+        (2, 1, 1, 2)
     """
 
     levels: int = 300

@@ -34,6 +34,12 @@ class DAPS(Solver):
             `PerturbAndMAP()` is exact where the operator is linear and the noise Gaussian.
         temperature: divides the data misfit; 1 is the posterior, above it the data count less.
         sigma_max, sigma_min: ends of the noise schedule (EDM, power 7).
+
+    Example:
+        >>> from lmaps_science import sample, toys
+        >>> problem = toys.mixture().problem
+        >>> sample(problem, DAPS(levels=10), n_samples=2, progress=False).samples.shape
+        (2, 1, 1, 2)
     """
 
     levels: int = 100

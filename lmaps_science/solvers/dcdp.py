@@ -48,6 +48,12 @@ class DCDP(Solver):
         discrepancy: a sample stops at this multiple of the misfit that noise leaves; 0: never.
         sigma_max, sigma_min: ends of the noise schedule (EDM, power 7). The paper, which starts
             from an image that explains the data, has 2 to 4 at the beginning.
+
+    Example:
+        >>> from lmaps_science import sample, toys
+        >>> problem = toys.mixture().problem
+        >>> sample(problem, DCDP(levels=5), n_samples=2, progress=False).samples.shape
+        (2, 1, 1, 2)
     """
 
     levels: int = 40

@@ -32,6 +32,13 @@ class DDNM(Solver):
     Args:
         levels: noise levels T.
         time_min: end of the variance-preserving schedule with linear beta.
+
+    Example:
+        >>> from lmaps_science import load_problem, sample
+        >>> changes = {"picture.npix": 16}
+        >>> problem = load_problem("restoration/random", prior="gaussian", overrides=changes)
+        >>> sample(problem, DDNM(levels=5), n_samples=2, progress=False).samples.shape
+        (2, 3, 16, 16)
     """
 
     levels: int = 100

@@ -33,6 +33,13 @@ class DDRM(Solver):
         eta: share of fresh noise where the data are noisier than the image.
         eta_data: eta_b, weight of the data against the denoised image where they are less noisy.
         time_min: end of the variance-preserving schedule with linear beta.
+
+    Example:
+        >>> from lmaps_science import load_problem, sample
+        >>> changes = {"picture.npix": 16}
+        >>> problem = load_problem("restoration/random", prior="gaussian", overrides=changes)
+        >>> sample(problem, DDRM(levels=5), n_samples=2, progress=False).samples.shape
+        (2, 3, 16, 16)
     """
 
     levels: int = 20

@@ -33,6 +33,12 @@ class DiffPIR(Solver):
         zeta: share of fresh noise in a transition: 0 is deterministic, 1 renoises fully.
         local: the solver of the proximal point: any of `lmaps_science.local_map`.
         time_min: end of the variance-preserving schedule with linear beta.
+
+    Example:
+        >>> from lmaps_science import sample, toys
+        >>> problem = toys.mixture().problem
+        >>> sample(problem, DiffPIR(levels=10), n_samples=2, progress=False).samples.shape
+        (2, 1, 1, 2)
     """
 
     levels: int = 100

@@ -41,6 +41,12 @@ class DMAP(DPS):
         scale_free: as in DPS.
         time_min, conditional: as in DPS.
         steps: K, gradients a level.
+
+    Example:
+        >>> from lmaps_science import sample, toys
+        >>> problem = toys.mixture().problem
+        >>> sample(problem, DMAP(levels=5), n_samples=2, progress=False).samples.shape
+        (2, 1, 1, 2)
     """
 
     levels: int = 500

@@ -55,6 +55,12 @@ class DMPlug(Solver):
         stop: see above.
         discrepancy: multiple of the misfit that noise leaves, at which samples stop; 0: never.
         window, patience: in rounds.
+
+    Example:
+        >>> from lmaps_science import sample, toys
+        >>> problem = toys.mixture().problem
+        >>> sample(problem, DMPlug(levels=3), n_samples=2, progress=False).samples.shape
+        (2, 1, 1, 2)
     """
 
     levels: int = 20

@@ -46,6 +46,12 @@ class DPS(Solver):
         scale_free: see above.
         time_min: end of the variance-preserving schedule with linear beta.
         conditional: the problem's conditional denoiser proposes the step, one more call a level.
+
+    Example:
+        >>> from lmaps_science import sample, toys
+        >>> problem = toys.mixture().problem
+        >>> sample(problem, DPS(levels=20, zeta=0.5), n_samples=2, progress=False).samples.shape
+        (2, 1, 1, 2)
     """
 
     levels: int = 1000

@@ -38,6 +38,12 @@ class DSG(Solver):
         levels: noise levels T.
         zeta: share of the data in the direction of a step: 0 is the prior, 1 leaves no noise.
         time_min: end of the variance-preserving schedule with linear beta.
+
+    Example:
+        >>> from lmaps_science import sample, toys
+        >>> problem = toys.mixture().problem
+        >>> sample(problem, DSG(levels=5), n_samples=2, progress=False).samples.shape
+        (2, 1, 1, 2)
     """
 
     levels: int = 1000

@@ -23,6 +23,14 @@ class ExactSVD(LocalSolver):
 
     Raises ValueError for a noise level that differs from datum to datum, for the prior's covariance
     and for `kappa1 = 0`, which leaves nothing to make the solution unique.
+
+    Example:
+        >>> from lmaps_science import LMAPS, load_problem, sample
+        >>> changes = {"picture.npix": 16}
+        >>> problem = load_problem("restoration/random", prior="gaussian", overrides=changes)
+        >>> solver = LMAPS(levels=5, local=ExactSVD())
+        >>> sample(problem, solver, n_samples=2, progress=False).samples.shape
+        (2, 3, 16, 16)
     """
 
     requires = frozenset({"svd", "gaussian"})

@@ -40,6 +40,12 @@ class FreeDoM(DPS):
         time_min: as in DPS.
         repeats: K, how often a level inside the window is taken; 1 is DPS.
         window: smallest and largest noise level of the window.
+
+    Example:
+        >>> from lmaps_science import sample, toys
+        >>> problem = toys.mixture().problem
+        >>> sample(problem, FreeDoM(levels=5), n_samples=2, progress=False).samples.shape
+        (2, 1, 1, 2)
     """
 
     levels: int = 500

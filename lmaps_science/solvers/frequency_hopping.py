@@ -49,6 +49,13 @@ class FrequencyHopping(LMAPS):
     Args:
         hop_until: after this share of the levels all frequencies are in use; 0: from the start.
         (the others: those of `LMAPS`)
+
+    Example:
+        >>> from lmaps_science import load_problem, sample
+        >>> changes = {"image.npix": 16, "observation.frequencies_ghz": [1.0, 2.0]}
+        >>> problem = load_problem("scattering/full_wave", prior="gaussian", overrides=changes)
+        >>> sample(problem, FrequencyHopping(levels=3), n_samples=1, progress=False).samples.shape
+        (1, 1, 16, 16)
     """
 
     hop_until: float = 0.8

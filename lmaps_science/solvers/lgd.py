@@ -49,6 +49,12 @@ class LGD(Solver):
         prior_std: s in `r`; the paper has 1. 0 leaves no noise in the draws: then LGD is DPS with
             the score's step.
         time_min: end of the variance-preserving schedule with linear beta.
+
+    Example:
+        >>> from lmaps_science import sample, toys
+        >>> problem = toys.mixture().problem
+        >>> sample(problem, LGD(levels=5), n_samples=2, progress=False).samples.shape
+        (2, 1, 1, 2)
     """
 
     levels: int = 1000

@@ -49,6 +49,12 @@ class LMAPS(ScoredSolver):
             Below 1 a draw lies nearer to the maximum.
         conditional: the problem's conditional denoiser, which sees the data, is asked instead of
             the prior.
+
+    Example:
+        >>> from lmaps_science import sample, toys
+        >>> problem = toys.mixture().problem
+        >>> sample(problem, LMAPS(levels=10, kappa=2.0), n_samples=2, progress=False).samples.shape
+        (2, 1, 1, 2)
     """
 
     levels: int = 50

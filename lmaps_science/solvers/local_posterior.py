@@ -76,6 +76,13 @@ class Langevin(LocalSampler):
 
     The learning rate belongs to one operator and noise; it falls linearly over the noise levels,
     to `last` of itself. `Metropolis` needs none.
+
+    Example:
+        >>> from lmaps_science import sample, toys
+        >>> from lmaps_science.solvers import DAPS
+        >>> solver = DAPS(levels=5, local=Langevin(steps=20))
+        >>> sample(toys.mixture().problem, solver, n_samples=2, progress=False).samples.shape
+        (2, 1, 1, 2)
     """
 
     steps: int = 100
@@ -108,6 +115,13 @@ class Metropolis(LocalSampler):
     refused: balance lies at 70 % acceptance, near the optimum of 65 %. `steps` are all leaps
     together; there are two more evaluations of the misfit. Source: Neal 2011, "MCMC using
     Hamiltonian dynamics".
+
+    Example:
+        >>> from lmaps_science import sample, toys
+        >>> from lmaps_science.solvers import DAPS
+        >>> solver = DAPS(levels=5, local=Metropolis(steps=20))
+        >>> sample(toys.mixture().problem, solver, n_samples=2, progress=False).samples.shape
+        (2, 1, 1, 2)
     """
 
     steps: int = 100
@@ -165,6 +179,12 @@ class PerturbAndMAP(LocalSampler):
     refuses a misfit that has no noise to add. Sources: Papandreou and Yuille 2010, "Gaussian
     sampling by local perturbations"; Bardsley et al. 2014, "Randomize-then-optimize", for
     nonlinear H.
+
+    Example:
+        >>> from lmaps_science import LMAPS, sample, toys
+        >>> solver = LMAPS(levels=5, local=PerturbAndMAP())
+        >>> sample(toys.mixture().problem, solver, n_samples=2, progress=False).samples.shape
+        (2, 1, 1, 2)
     """
 
     local: LocalSolver = field(default_factory=ConjugateGradient)

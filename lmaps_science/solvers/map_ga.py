@@ -51,6 +51,12 @@ class MAPGA(Solver):
             the misfit's unit (`objective_scale`).
         smoothing: tau; None is sigma_min.
         sigma_max, sigma_min: ends of the noise schedule (EDM, power 7).
+
+    Example:
+        >>> from lmaps_science import sample, toys
+        >>> problem = toys.mixture().problem
+        >>> sample(problem, MAPGA(levels=3), n_samples=2, progress=False).samples.shape
+        (2, 1, 1, 2)
     """
 
     levels: int = 20

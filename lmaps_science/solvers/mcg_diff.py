@@ -40,6 +40,13 @@ class MCGDiff(ParticleFilter):
     prior: modes lose their weights.
 
     (Arguments: those of `ParticleFilter`.)
+
+    Example:
+        >>> from lmaps_science import load_problem, sample
+        >>> changes = {"picture.npix": 16}
+        >>> problem = load_problem("restoration/random", prior="gaussian", overrides=changes)
+        >>> sample(problem, MCGDiff(levels=5), n_samples=2, progress=False).samples.shape
+        (2, 3, 16, 16)
     """
 
     search: ClassVar[Space] = {}

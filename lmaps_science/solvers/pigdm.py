@@ -36,6 +36,12 @@ class PiGDM(Solver):
         prior_std: s in `r^2 = sigma^2 s^2 / (sigma^2 + s^2)`; the paper has 1.
         local: the solver of the local MAP problem.
         time_min: end of the variance-preserving schedule with linear beta.
+
+    Example:
+        >>> from lmaps_science import sample, toys
+        >>> problem = toys.mixture().problem
+        >>> sample(problem, PiGDM(levels=5), n_samples=2, progress=False).samples.shape
+        (2, 1, 1, 2)
     """
 
     levels: int = 100

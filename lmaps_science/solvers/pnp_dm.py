@@ -37,6 +37,12 @@ class PnPDM(Solver):
         local: how z is drawn: `PerturbAndMAP()`, exact where the operator is linear and the noise
             Gaussian, or any other of `lmaps_science.solvers.local_posterior`.
         rho_max, rho_min: ends of the geometric schedule of couplings; the paper's ratio is 0.9.
+
+    Example:
+        >>> from lmaps_science import sample, toys
+        >>> problem = toys.mixture().problem
+        >>> sample(problem, PnPDM(levels=5), n_samples=2, progress=False).samples.shape
+        (2, 1, 1, 2)
     """
 
     levels: int = 60

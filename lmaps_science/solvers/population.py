@@ -47,7 +47,10 @@ class Population(Solver):
             the last: a sample is one image. 0.66 is where it was measured on black holes.
 
     Example:
-        Population(LMAPS(40, sigma_max=20.0, sigma_min=0.02), 8, keep={2: 6, 1: 4, 0.66: 1})
+        >>> from lmaps_science import LMAPS, sample, toys
+        >>> solver = Population(LMAPS(5, sigma_max=20.0), 8, keep={2: 6, 1: 4, 0.66: 1})
+        >>> sample(toys.mixture().problem, solver, n_samples=2, progress=False).samples.shape
+        (2, 1, 1, 2)
     """
 
     solver: ScoredSolver

@@ -43,6 +43,10 @@ class PSLD(DPS):
     Args:
         levels, zeta, scale_free, time_min, conditional: as in DPS, for the sum of both terms.
         gluing: gamma, relative to the residual in units of the image; 0 is DPS.
+
+    Example:
+        >>> problem = load_problem("scattering/linear_60_latent")  # doctest: +SKIP
+        >>> result = sample(problem, PSLD(levels=300), n_samples=4)  # doctest: +SKIP
     """
 
     gluing: float = 0.1

@@ -38,6 +38,12 @@ class REDDiff(Solver):
         learning_rate: of Adam, in model space: the most that a pixel moves in a step.
         betas: decay of Adam's moments.
         time_min: end of the variance-preserving schedule with linear beta.
+
+    Example:
+        >>> from lmaps_science import sample, toys
+        >>> problem = toys.mixture().problem
+        >>> sample(problem, REDDiff(levels=20), n_samples=2, progress=False).samples.shape
+        (2, 1, 1, 2)
     """
 
     levels: int = 1000

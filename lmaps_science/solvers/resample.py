@@ -54,6 +54,12 @@ class ReSample(Solver):
         pixels: share of the levels, from the first on, that optimise pixels in place of latents;
             above 0 it needs a prior of latents.
         time_min: end of the variance-preserving schedule with linear beta.
+
+    Example:
+        >>> from lmaps_science import sample, toys
+        >>> problem = toys.mixture().problem
+        >>> sample(problem, ReSample(levels=5), n_samples=2, progress=False).samples.shape
+        (2, 1, 1, 2)
     """
 
     levels: int = 100

@@ -34,6 +34,12 @@ class ScoreMRI(Solver):
         consistency: lambda, the length of the step to the data; stable below 2.
         snr: signal-to-noise ratio r of the Langevin step, `eps = 2 (r ||n|| / ||score||)^2`.
         sigma_max, sigma_min: ends of the geometric noise schedule.
+
+    Example:
+        >>> from lmaps_science import sample, toys
+        >>> problem = toys.mixture().problem
+        >>> sample(problem, ScoreMRI(levels=5), n_samples=2, progress=False).samples.shape
+        (2, 1, 1, 2)
     """
 
     levels: int = 500

@@ -49,6 +49,12 @@ class SITCOM(Solver):
         proximity: lambda, in the unit of `s L`; the paper has 0 for most problems.
         discrepancy: a sample stops at this multiple of the misfit that noise leaves; 0: never.
         time_min: end of the variance-preserving schedule with linear beta.
+
+    Example:
+        >>> from lmaps_science import sample, toys
+        >>> problem = toys.mixture().problem
+        >>> sample(problem, SITCOM(levels=3), n_samples=2, progress=False).samples.shape
+        (2, 1, 1, 2)
     """
 
     levels: int = 20

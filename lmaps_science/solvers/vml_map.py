@@ -58,6 +58,12 @@ class VMLMAP(Solver):
             paper's form; else `f = min(1, sigma_y / (||H|| sigma_i))`, where the prior is as
             sharp as the data. For masks, whose singular values are equal, it changes nothing.
         sigma_max, sigma_min: ends of the noise schedule (EDM, power 7).
+
+    Example:
+        >>> from lmaps_science import sample, toys
+        >>> problem = toys.mixture().problem
+        >>> sample(problem, VMLMAP(levels=3), n_samples=2, progress=False).samples.shape
+        (2, 1, 1, 2)
     """
 
     levels: int = 20

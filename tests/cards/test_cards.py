@@ -4,13 +4,16 @@ import json
 import pickle
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 import yaml
 
 from lmaps_science import list_problems, load_card, load_problem
+from lmaps_science.cards import sections
 from lmaps_science.cards.files import override
+from lmaps_science.cards.kind import CHECKSUMS
 from lmaps_science.cards.reference import annotated, undescribed
 from lmaps_science.cards.registry import kinds
 from lmaps_science.cards.sections import Pixels, Section, find_prior
@@ -51,6 +54,17 @@ def test_shipped_weights_are_found_by_name_and_others_by_path(tmp_path):
         find_prior("black_hole_64.safetensors", "mri")
     own = shutil.copy(shipped, tmp_path / "black_hole_64.safetensors")
     assert find_prior(own) == own
+
+
+def test_weights_that_are_left_out_of_the_wheel_are_told_of(tmp_path, monkeypatch):
+    kind = kinds()["mri"]
+    shutil.copy(kind.cards / CHECKSUMS, tmp_path)
+    installed = {"mri": replace(kind, cards=tmp_path)}
+    monkeypatch.setattr(sections, "kinds", lambda: installed)
+    checksum = kind.checksums["mri_heads.safetensors"]
+    place = rf"lmaps-science/lmaps-science, as problems/mri/mri_heads.*{checksum}"
+    with pytest.raises(DataError, match=rf"mri_heads.safetensors is not in this.*{place}"):
+        find_prior("mri_heads.safetensors")
 
 
 @pytest.mark.parametrize("name", list_problems())

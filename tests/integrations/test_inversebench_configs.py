@@ -5,7 +5,6 @@ import inspect
 import re
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -183,20 +182,6 @@ def test_the_list_has_every_configuration_and_its_command_line():
     wrong = listed("dapss")
     assert wrong.returncode == 1
     assert "no configuration" in wrong.stderr
-
-
-def test_the_wheel_holds_the_configurations_and_the_plugin_of_a_namespace(tmp_path):
-    pytest.importorskip("hatchling", reason="builds the wheel with hatchling (extra dev)")
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    subprocess.run(command, check=True, capture_output=True, cwd=ROOT, timeout=120)
-    (wheel,) = tmp_path.glob("*.whl")
-    names = set(zipfile.ZipFile(wheel).namelist())
-    folder = "lmaps_science/integrations/inversebench/conf"
-    assert {f"{folder}/algorithm/{file.name}" for file in FILES} | {
-        f"{folder}/__init__.py"
-    } <= names
-    assert "hydra_plugins/lmaps_inversebench/__init__.py" in names
-    assert "hydra_plugins/__init__.py" not in names  # others' plug-ins would vanish
 
 
 def test_the_list_needs_neither_pytorch_nor_hydra():

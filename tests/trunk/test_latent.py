@@ -414,7 +414,7 @@ def test_files_that_are_wrong_are_refused(tmp_path, change, says):
     with pytest.raises(DataError, match=says):
         load_autoencoder(path)
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(DataError, match="cannot be read as an autoencoder"):
+    with pytest.raises(DataError, match="holds no autoencoder that can be read"):
         load_autoencoder(path)
 
 

@@ -11,7 +11,8 @@ from lmaps_science.io import DataError
 from lmaps_science.priors import load_prior, prior_info
 from lmaps_science.priors.draws import draw
 from lmaps_science.priors.networks import build_network
-from lmaps_science.training import ArrayImages, TrainingSettings, edm_loss, train
+from lmaps_science.training import ArrayImages, TrainingSettings, train
+from lmaps_science.training.run import edm_loss
 
 pytest.importorskip("accelerate")
 
@@ -76,6 +77,17 @@ class _Interrupted:
         if start >= self.after:
             raise KeyboardInterrupt
         return self.inner.batch(start, count)
+
+
+@pytest.mark.parametrize("progress", [True, False])
+def test_lines_go_to_the_logger_where_one_listens_and_never_to_stdout(
+    progress, tmp_path, capsys, caplog
+):
+    short = replace(SETTINGS, steps=2, validate_every=2, covariance_rank=0)
+    with caplog.at_level("INFO", logger="lmaps_science"):
+        train(CONFIG, images(0), images(1), tmp_path, short, progress=progress)
+    assert ("step 2: training" in caplog.text) == progress
+    assert not capsys.readouterr().out
 
 
 def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path):

@@ -47,8 +47,11 @@ def open_kspace(
         ImportError: a format needs a package of the extra `mri`.
 
     Example:
-        with open_kspace("brain.h5") as scan:
-            slice_ = scan[4]
+        >>> import numpy as np
+        >>> np.save("scan.npy", np.ones((3, 8, 16, 16), dtype=np.complex64))  # 3 slices of 8 coils
+        >>> with open_kspace("scan.npy") as scan:
+        ...     len(scan), scan.shape, scan[2]["kspace"].dims
+        (3, (8, 16, 16), ('coil', 'y', 'x'))
     """
     path = Path(path).expanduser()
     source = _open(path, shape)

@@ -22,6 +22,11 @@ def read_cfl(path: str | os.PathLike[str]) -> np.ndarray:
     """The array of a `.cfl` file, read-only and mapped into memory, with BART's 16 dimensions.
 
     Raises DataError when the file or its header is missing, or when they do not fit together.
+
+    Example:
+        >>> write_cfl("scan", np.ones((4, 4, 1, 8), dtype=np.complex64))
+        >>> read_cfl("scan.cfl").shape[:4]
+        (4, 4, 1, 8)
     """
     data, header = (Path(path).expanduser().with_suffix(s) for s in (".cfl", ".hdr"))
     for part in (data, header):
@@ -54,6 +59,9 @@ def write_cfl(path: str | os.PathLike[str], array: ArrayLike) -> None:
 
     k-space (coils, H, W) becomes BART's by `kspace.transpose(1, 2, 0)[:, :, None]`: readout, phase
     encodings 1 and 2, coils. Raises DataError for more than 16 dimensions.
+
+    Example:
+        >>> write_cfl("scan", np.ones((4, 4, 1, 8), dtype=np.complex64))
     """
     values = np.asarray(array, dtype=np.complex64)
     if values.ndim > 16:

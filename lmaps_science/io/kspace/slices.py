@@ -63,6 +63,14 @@ class KSpaceFile:
 
     A slice raises IndexError when there is no such slice, and DataError for k-space that is real,
     not finite, zero everywhere or damaged, and for maps or a mask that do not fit it.
+
+    Example:
+        >>> import numpy as np
+        >>> from lmaps_science.io import open_kspace
+        >>> np.save("scan.npy", np.ones((3, 8, 16, 16), dtype=np.complex64))
+        >>> scan = open_kspace("scan.npy")
+        >>> [part.sizes["coil"] for part in scan]
+        [8, 8, 8]
     """
 
     def __init__(self, path: Path, source: Source, maps: Source | None = None, crop: bool = False):

@@ -71,6 +71,9 @@ def regularised_maximum_likelihood(
     Raises:
         ImportError: eht-imaging is missing.
         ValueError: the flux is unknown, a term is, or an argument is out of its range.
+
+    Example:
+        >>> image = regularised_maximum_likelihood(problem.observation, flux=0.6)  # doctest: +SKIP
     """
     flux = float(observation["flux"]) if flux is None and "flux" in observation else flux
     if flux is None or not flux > 0:

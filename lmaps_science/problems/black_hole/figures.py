@@ -239,6 +239,11 @@ def plot_uv(observation: xr.Dataset, path: PATH | None = None) -> Figure:
     Args:
         observation: an Observation, e.g. `problem.observation`.
         path: a file to write, atomically.
+
+    Example:
+        >>> from lmaps_science import load_problem
+        >>> problem = load_problem("black_hole/simulated", prior="gaussian")
+        >>> figure = plot_uv(problem.observation, path="coverage.png")
     """
     u, v = (observation[name].values / 1e9 for name in "uv")
     length, amplitude = np.hypot(u, v), np.abs(observation["visibility"].values)

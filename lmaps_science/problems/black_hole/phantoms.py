@@ -40,6 +40,11 @@ class BlackHoleImages:
 
     Each item is a float32 array of shape (1, npix, npix) with values in [0, 1] and peak 1; rows
     run north to south, columns east to west.
+
+    Example:
+        >>> images = BlackHoleImages(npix=32, seed=2).batch(0, 3)
+        >>> images.shape, float(images.max())
+        ((3, 1, 32, 32), 1.0)
     """
 
     npix: int = 64

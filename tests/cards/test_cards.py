@@ -49,8 +49,8 @@ def test_the_order_of_overrides_does_not_matter(order):
 def test_shipped_weights_are_found_by_name_and_others_by_path(tmp_path):
     shipped = find_prior("black_hole_64.safetensors")
     assert find_prior("black_hole_64.safetensors", "black_hole") == shipped
-    with pytest.raises(DataError, match=r"no such prior.*Did you mean 'mri_brain.safetensors'"):
-        find_prior("mri_brian.safetensors", "mri")
+    with pytest.raises(DataError, match=r"no such prior.*Did you mean 'mri_heads.safetensors'"):
+        find_prior("mri_haeds.safetensors", "mri")
     with pytest.raises(DataError, match="no such prior"):
         find_prior("black_hole_64.safetensors", "mri")
     own = shutil.copy(shipped, tmp_path / "black_hole_64.safetensors")
@@ -58,14 +58,14 @@ def test_shipped_weights_are_found_by_name_and_others_by_path(tmp_path):
 
 
 def test_weights_that_are_left_out_of_the_wheel_are_told_of(tmp_path, monkeypatch):
-    kind = kinds()["mri"]
+    kind = kinds()["black_hole"]
     shutil.copy(kind.cards / CHECKSUMS, tmp_path)
-    installed = {"mri": replace(kind, cards=tmp_path)}
+    installed = {"black_hole": replace(kind, cards=tmp_path)}
     monkeypatch.setattr(sections, "kinds", lambda: installed)
-    checksum = kind.checksums["mri_heads.safetensors"]
-    place = rf"lmaps-science/lmaps-science, as problems/mri/mri_heads.*{checksum}"
-    with pytest.raises(DataError, match=rf"mri_heads.safetensors is not in this.*{place}"):
-        find_prior("mri_heads.safetensors")
+    checksum = kind.checksums["compact_sources_64.safetensors"]
+    place = rf"lmaps-science/lmaps-science, as problems/black_hole/compact_sources_64.*{checksum}"
+    with pytest.raises(DataError, match=rf"compact_sources_64.safetensors is not in this.*{place}"):
+        find_prior("compact_sources_64.safetensors")
 
 
 @pytest.mark.parametrize("name", list_problems())

@@ -66,6 +66,10 @@ def clipping() -> Operator:
     return Clipping((3, 4, 5))
 
 
+def leaking() -> Operator:
+    return Clipping((3, 4, 5), leak=0.1)
+
+
 def camera_blur() -> Operator:
     return CameraBlur(motion_kernel(3), (3, 5, 6), dtype=F64)
 
@@ -92,6 +96,7 @@ RESTORATION: list[Callable[[], Operator]] = [
     camera_blur,
     circular_blur,
     clipping,
+    leaking,
     encoded_blur,
     gaussian_blur,
     inpainting,

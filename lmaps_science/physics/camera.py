@@ -22,27 +22,34 @@ Shape = tuple[int, ...]
 class Clipping(Operator):
     r"""High dynamic range: contrast raised about the middle, and shadows and highlights cut off.
 
-    .. math:: y = clip(1/2 + s (x - 1/2), 0, 1)
+    .. math:: y = clip(u, 0, 1) + \epsilon (u - clip(u, 0, 1)), \qquad u = 1/2 + s (x - 1/2)
 
-    which is the papers' `clip(2 x, -1, 1)` on [-1, 1] for s = 2. What is cut off has no gradient.
+    which without the leak is the papers' `clip(2 x, -1, 1)` on [-1, 1] for s = 2. What is cut off
+    has no gradient then: where a guess is cut off and the data are not, nothing says so. With a
+    little leak it is a stand-in whose derivative does, see `surrogate.Surrogate`.
 
     Args:
         image_shape: (C, H, W).
         scale: s, 1 or more, finite.
+        leak: epsilon, 0 (a camera) to 1.
 
     Example:
         >>> Clipping((1, 1, 3))(torch.tensor([[[[0.1, 0.5, 0.9]]]]))
         tensor([[[[0.0000, 0.5000, 1.0000]]]])
     """
 
-    def __init__(self, image_shape: Shape, scale: float = 2.0):
+    def __init__(self, image_shape: Shape, scale: float = 2.0, leak: float = 0.0):
         if not 1 <= scale < math.inf:
             raise ValueError(f"Clipping: scale {scale:g}, expected a number of 1 or more, e.g. 2.")
+        if not 0 <= leak <= 1:
+            raise ValueError(f"Clipping: leak {leak:g}, expected between 0 and 1, e.g. 0.02.")
         self.image_shape = self.data_shape = tuple(image_shape)
-        self.scale = float(scale)
+        self.scale, self.leak = float(scale), float(leak)
 
     def _forward(self, x: Tensor) -> Tensor:
-        return (0.5 + self.scale * (x - 0.5)).clamp(0, 1)
+        raised = 0.5 + self.scale * (x - 0.5)
+        clipped = raised.clamp(0, 1)
+        return clipped + self.leak * (raised - clipped) if self.leak else clipped
 
 
 class CameraBlur(Operator):

@@ -11,6 +11,8 @@ from PIL import Image
 from scipy import ndimage
 
 from lmaps_science.arrays import inner
+from lmaps_science.local_map import GradientSteps, LocalProblem
+from lmaps_science.misfit import GaussianMisfit
 from lmaps_science.operators import Scaling, SVDOperator
 from lmaps_science.physics.blur import (
     Blur,
@@ -174,6 +176,19 @@ def test_clipping_is_the_papers_on_another_scale():
     x = 2 * draw((1, 3, 4, 5)) - 0.5
     expected = (torch.clip(2 * (2 * x - 1), -1, 1) + 1) / 2
     torch.testing.assert_close(Clipping((3, 4, 5))(x), expected)
+    leaking = Clipping((3, 4, 5), leak=0.1)(x)
+    torch.testing.assert_close(leaking, expected + 0.1 * ((4 * x - 1) / 2 - expected))
+
+
+def test_a_guess_that_is_clipped_finds_data_that_are_not():
+    """Without a leak nothing tells it; with one the fit is the camera's own all the same."""
+    camera, guess = Clipping((1, 4, 4)), torch.full((1, 1, 4, 4), 0.8, dtype=F64)
+    y = camera(torch.full((1, 1, 4, 4), 0.6, dtype=F64))
+    for leak, reached in ((0.0, 0.8), (0.02, 0.6)):
+        seen = Surrogate(camera, Clipping((1, 4, 4), leak=leak))
+        local = LocalProblem(guess, GaussianMisfit(seen, y, 0.02), 1.0, 1.0, 1.0)
+        found = GradientSteps(200, 5e-5)(local)
+        torch.testing.assert_close(found, torch.full_like(found, reached), atol=0.01, rtol=0)
 
 
 def test_camera_blur_keeps_grey_and_smears_highlights_more_than_a_linear_one():
@@ -275,6 +290,7 @@ def test_jpeg_of_one_image_does_not_depend_on_its_company():
         (lambda: gaussian_kernel(5, 0), "positive"),
         (lambda: motion_kernel(5, 2.0), "0 to 1"),
         (lambda: Clipping((1, 4, 4), 0.5), "1 or more"),
+        (lambda: Clipping((1, 4, 4), 2, 1.5), "leak 1.5, expected between 0 and 1"),
         (lambda: PhaseRetrieval((1, 4, 4), -1), "0 or more"),
         (lambda: Quantization((1, 4, 4), 0), "1 to 16"),
         (lambda: JPEG((3, 8, 8), 0), "quality 0"),

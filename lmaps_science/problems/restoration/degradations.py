@@ -194,9 +194,17 @@ class Dynamics(_Degradation):
 
     kind: Literal["clipping"] = Field(description="What was done to the picture.")
     scale: float = Field(default=2.0, ge=1, le=1000, description="By which the contrast is raised.")
+    leak: float = Field(
+        default=0.02,
+        ge=0,
+        le=1,
+        description="Share of its derivative that a clipped value keeps, so that solvers see where "
+        "a guess is clipped and the data are not; 0: none, as in the papers.",
+    )
 
     def operator(self, shape: Shape, dtype: torch.dtype) -> Operator:
-        return Clipping(shape, self.scale)
+        camera = Clipping(shape, self.scale)
+        return Surrogate(camera, Clipping(shape, self.scale, self.leak)) if self.leak else camera
 
 
 class Camera(_Degradation):
@@ -235,9 +243,9 @@ class Compression(_Degradation):
     quality: int = Field(default=5, ge=1, le=100, description="From 1 to 100.")
     subsampling: Subsampling = Field(default="4:2:0", description="Of chrominance.")
     surrogate: Literal["identity", "straight_through"] = Field(
-        default="straight_through",
+        default="identity",
         description="Whose derivative is taken: the identity's, or that of JPEG in which rounding "
-        "counts as the identity.",
+        "alone counts as the identity.",
     )
 
     def operator(self, shape: Shape, dtype: torch.dtype) -> Operator:

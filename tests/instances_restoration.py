@@ -8,21 +8,18 @@ import numpy as np
 import torch
 
 from lmaps_science.operators import Operator
-from lmaps_science.physics.camera import CameraBlur, Clipping, PhaseRetrieval, Quantization
-from lmaps_science.physics.encoded_blur import BlurNetwork, EncodedBlur
-from lmaps_science.physics.jpeg import JPEG, SmoothJPEG
-from lmaps_science.physics.restoration import (
+from lmaps_science.physics.blur import (
     Blur,
     CircularBlur,
-    Inpainting,
-    Separable,
     gaussian_kernel,
     motion_kernel,
-    pixel_mask,
-    reducing,
     separable_blur,
     uniform_kernel,
 )
+from lmaps_science.physics.camera import CameraBlur, Clipping, PhaseRetrieval, Quantization
+from lmaps_science.physics.encoded_blur import BlurNetwork, EncodedBlur
+from lmaps_science.physics.jpeg import JPEG, SmoothJPEG
+from lmaps_science.physics.restoration import Inpainting, Separable, pixel_mask, reducing
 
 F64 = torch.float64
 

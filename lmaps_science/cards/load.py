@@ -85,7 +85,7 @@ def load_problem(
     _refuse_both(path for path in overrides if told.get(path) is not None)
     card = load_card(name, {**changes, **overrides})
     if data is not None:
-        _refuse_both(path for path in overrides if _names_data(card, path))
+        refuse_second_data(card, overrides)
     given = prior if isinstance(prior, Denoiser) else None
     return build_problem(card, name, data, given, device, dtype)
 
@@ -223,6 +223,15 @@ def find_device(name: torch.device | str) -> torch.device:
     ) from cause
 
 
+def refuse_second_data(card: Card, overrides: Iterable[str]) -> None:
+    """Refuse overrides, by their keys, that name data where the argument `data` does.
+
+    Raises:
+        DataError: there is one: one of them would be ignored.
+    """
+    _refuse_both(path for path in overrides if _names_data(card, path))
+
+
 def _refuse_both(overrides: Iterable[str]) -> None:
     """Refuse overrides that say again, and otherwise, what an argument has said."""
     for path in overrides:
@@ -239,4 +248,4 @@ def _names_data(card: Card, path: str) -> bool:
     section = getattr(card, name, None)
     if isinstance(section, FileSection):
         return key in ("file", "manifest")
-    return key == "image" and getattr(section, "kind", None) == "simulation"
+    return key == "image" and getattr(section, "kind", "simulation") == "simulation"

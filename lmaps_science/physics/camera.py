@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lmaps_science.operators import Operator
-from lmaps_science.physics.restoration import Blur
+from lmaps_science.physics.blur import Blur
 
 __all__ = ["CameraBlur", "Clipping", "PhaseRetrieval", "Quantization"]
 

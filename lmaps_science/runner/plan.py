@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lmaps_science.cards.inputs import fingerprint
-from lmaps_science.cards.load import load_card
+from lmaps_science.cards.load import load_card, refuse_second_data
 from lmaps_science.cards.schema import Card
 from lmaps_science.cards.series import expand
 from lmaps_science.io.files import DataError, names, read_text
@@ -111,8 +111,8 @@ def find_observations(
         each: a series, see `cards.series.expand`.
 
     Raises:
-        DataError: there is none; a pattern that matches nothing; one file twice; or a series that
-            the card does not have.
+        DataError: there is none; a pattern that matches nothing; one file twice; a series that the
+            card does not have, or one of other data than the files.
     """
     patterns = [(text, Path()) for text in data]
     if listed is not None:
@@ -144,6 +144,8 @@ def find_observations(
     both = set(found[0].overrides) & set(batch.overrides)
     if both:
         raise DataError(f"--each {each} sets {names(sorted(both))}, which --set sets, too.")
+    if files:
+        refuse_second_data(card, [*batch.overrides, *found[0].overrides])
     batch.card_of(found[0])  # a mistake in the series would else be each observation's failure
     return found
 

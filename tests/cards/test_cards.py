@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from lmaps_science import list_problems, load_card, load_problem
 from lmaps_science.cards import sections
@@ -48,8 +49,8 @@ def test_the_order_of_overrides_does_not_matter(order):
 def test_shipped_weights_are_found_by_name_and_others_by_path(tmp_path):
     shipped = find_prior("black_hole_64.safetensors")
     assert find_prior("black_hole_64.safetensors", "black_hole") == shipped
-    with pytest.raises(DataError, match=r"no such prior.*Did you mean 'mri_brain.safetensors'"):
-        find_prior("mri_brian.safetensors", "mri")
+    with pytest.raises(DataError, match=r"no such prior.*Did you mean 'mri_heads.safetensors'"):
+        find_prior("mri_haeds.safetensors", "mri")
     with pytest.raises(DataError, match="no such prior"):
         find_prior("black_hole_64.safetensors", "mri")
     own = shutil.copy(shipped, tmp_path / "black_hole_64.safetensors")
@@ -57,14 +58,14 @@ def test_shipped_weights_are_found_by_name_and_others_by_path(tmp_path):
 
 
 def test_weights_that_are_left_out_of_the_wheel_are_told_of(tmp_path, monkeypatch):
-    kind = kinds()["mri"]
+    kind = kinds()["black_hole"]
     shutil.copy(kind.cards / CHECKSUMS, tmp_path)
-    installed = {"mri": replace(kind, cards=tmp_path)}
+    installed = {"black_hole": replace(kind, cards=tmp_path)}
     monkeypatch.setattr(sections, "kinds", lambda: installed)
-    checksum = kind.checksums["mri_heads.safetensors"]
-    place = rf"lmaps-science/lmaps-science, as problems/mri/mri_heads.*{checksum}"
-    with pytest.raises(DataError, match=rf"mri_heads.safetensors is not in this.*{place}"):
-        find_prior("mri_heads.safetensors")
+    checksum = kind.checksums["compact_sources_64.safetensors"]
+    place = rf"lmaps-science/lmaps-science, as problems/black_hole/compact_sources_64.*{checksum}"
+    with pytest.raises(DataError, match=rf"compact_sources_64.safetensors is not in this.*{place}"):
+        find_prior("compact_sources_64.safetensors")
 
 
 @pytest.mark.parametrize("name", list_problems())
@@ -135,3 +136,14 @@ def test_problems_pickle(card, changes, tmp_path, monkeypatch):
     x = problem.like(1) + 0.1
     assert torch.equal(twin.misfit(x), problem.misfit(x))
     assert type(twin.card) is type(problem.card)
+
+
+@pytest.mark.parametrize("card", ["restoration/sr4", "scattering/linear_60"])
+def test_conditional_weights_that_come_with_the_package_fit_their_cards(card, tmp_path):
+    picture = tmp_path / "grey.png"
+    Image.new("RGB", (128, 128), "grey").save(picture)
+    data = picture if card.startswith("restoration") else None
+    file = f"{card.split('/')[1]}_conditional.safetensors"
+    problem = load_problem(card, data, overrides={"conditional": file})
+    assert "conditional" in problem.provides
+    assert problem.facts["conditional"]["training"]["images"] == 100

@@ -12,20 +12,17 @@ from scipy import ndimage
 
 from lmaps_science.arrays import inner
 from lmaps_science.operators import Scaling, SVDOperator
-from lmaps_science.physics.camera import CameraBlur, Clipping, PhaseRetrieval, Quantization
-from lmaps_science.physics.jpeg import JPEG, SmoothJPEG, quantization_tables
-from lmaps_science.physics.restoration import (
+from lmaps_science.physics.blur import (
     Blur,
     CircularBlur,
-    Inpainting,
-    Separable,
     gaussian_kernel,
     motion_kernel,
-    pixel_mask,
-    reducing,
     separable_blur,
     uniform_kernel,
 )
+from lmaps_science.physics.camera import CameraBlur, Clipping, PhaseRetrieval, Quantization
+from lmaps_science.physics.jpeg import JPEG, SmoothJPEG, quantization_tables
+from lmaps_science.physics.restoration import Inpainting, Separable, pixel_mask, reducing
 from lmaps_science.surrogate import Surrogate
 
 F64 = torch.float64

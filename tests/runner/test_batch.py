@@ -103,6 +103,7 @@ def test_a_list_names_files_beside_it(tmp_path):
         ({"each": "phantom:1,1"}, "names a number twice"),
         ({"each": "phantom:a"}, "write numbers and ranges"),
         ({"each": "phantom:1", "overrides": {"observation.seed": 3}}, "which --set sets, too"),
+        ({"each": "phantom:1", "data": [__file__]}, r"observation\.image would be ignored, or"),
         ({"each": "observation.sed:0-1"}, "unknown key 'sed'.* Did you mean 'seed'"),
     ],
 )

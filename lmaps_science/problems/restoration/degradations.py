@@ -13,22 +13,18 @@ from pydantic import Field
 from lmaps_science.cards.sections import Section
 from lmaps_science.io import DataError
 from lmaps_science.operators import Operator, Scaling
-from lmaps_science.physics.camera import CameraBlur, Clipping, PhaseRetrieval, Quantization
-from lmaps_science.physics.encoded_blur import EncodedBlur, load_blur_network
-from lmaps_science.physics.jpeg import JPEG, SmoothJPEG, Subsampling
-from lmaps_science.physics.restoration import (
+from lmaps_science.physics.blur import (
     Blur,
     CircularBlur,
-    Inpainting,
-    Mask,
-    Separable,
     gaussian_kernel,
     motion_kernel,
-    pixel_mask,
-    reducing,
     separable_blur,
     uniform_kernel,
 )
+from lmaps_science.physics.camera import CameraBlur, Clipping, PhaseRetrieval, Quantization
+from lmaps_science.physics.encoded_blur import EncodedBlur, load_blur_network
+from lmaps_science.physics.jpeg import JPEG, SmoothJPEG, Subsampling
+from lmaps_science.physics.restoration import Inpainting, Mask, Separable, pixel_mask, reducing
 from lmaps_science.problems.restoration.pictures import read_picture
 from lmaps_science.surrogate import Surrogate
 

@@ -334,6 +334,14 @@ def test_a_name_that_is_empty_is_not_the_cards_own_picture():
         small("sr4", "")
 
 
+def test_two_pictures_at_once_are_refused(tmp_path):
+    """As `lmaps batch --data FILE --each photograph` would give them."""
+    path = tmp_path / "a.png"
+    write_picture(path, held_out_photograph(0, 16))
+    with pytest.raises(DataError, match=r"picture\.image would be ignored, or the argument data"):
+        small("sr4", path, picture__image="photograph:1")
+
+
 def test_conditional_weights_of_another_operator_are_refused(tmp_path):
     save_prior(tmp_path / "prior.safetensors", crop_prior(), training={})
     base = load_prior(tmp_path / "prior.safetensors")

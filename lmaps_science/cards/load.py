@@ -162,6 +162,8 @@ def _conditional(problem: Problem, file: str, name: str) -> Problem:
     try:
         path = find_prior(file, problem.card.kind)
     except DataError as error:
+        if file in find_kind(problem.card.kind, "conditional").checksums:
+            raise  # left out of the wheel, and the error says where it is
         raise DataError(
             f"conditional: {file}: no such file. Train one: lmaps prior train-conditional {name} "
             "--out control, or leave conditional out."

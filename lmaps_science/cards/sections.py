@@ -233,8 +233,8 @@ def _left_out(name: str, kind: Kind) -> str:
     return (
         f"{name} is not in this installation: weights that no card uses are left out of the wheel. "
         f"It is in the source archive and the repository, {SOURCE}, as "
-        f"problems/{kind.name}/{name} (SHA-256 {kind.checksums[name]}). Give the path of a copy, "
-        f"e.g. --prior ./{name}"
+        f"problems/{kind.name}/{name} (SHA-256 {kind.checksums[name]}). Give the path of a copy "
+        f"instead, e.g. ./{name}"
     )
 
 

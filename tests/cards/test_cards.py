@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from lmaps_science import list_problems, load_card, load_problem
-from lmaps_science.cards import sections
+from lmaps_science.cards import load, registry, sections
 from lmaps_science.cards.files import override
 from lmaps_science.cards.kind import CHECKSUMS
 from lmaps_science.cards.reference import annotated, undescribed
@@ -66,6 +66,15 @@ def test_weights_that_are_left_out_of_the_wheel_are_told_of(tmp_path, monkeypatc
     place = rf"lmaps-science/lmaps-science, as problems/black_hole/compact_sources_64.*{checksum}"
     with pytest.raises(DataError, match=rf"compact_sources_64.safetensors is not in this.*{place}"):
         find_prior("compact_sources_64.safetensors")
+
+
+def test_conditional_weights_that_are_left_out_of_the_wheel_are_told_of(tmp_path, monkeypatch):
+    kind, name = kinds()["scattering"], "linear_60_conditional.safetensors"
+    problem = load_problem("scattering/linear_60")
+    shutil.copy(kind.cards / CHECKSUMS, tmp_path)
+    monkeypatch.setattr(registry, "kinds", lambda: {"scattering": replace(kind, cards=tmp_path)})
+    with pytest.raises(DataError, match=rf"as problems/scattering/{name}"):
+        load._conditional(problem, name, "scattering/linear_60")
 
 
 @pytest.mark.parametrize("name", list_problems())

@@ -18,7 +18,7 @@ KIND = Kind(
     self_test=SelfTest(
         "simulated",
         "psnr",
-        expected=23.97,
+        expected=24.92,
         tolerance=0.3,
         overrides={"kspace.npix": 96},
         preset="quick",

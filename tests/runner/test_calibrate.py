@@ -364,3 +364,20 @@ def test_the_figure_shows_coverage_ranks_and_spread(tmp_path):
     plot_calibration(calibration(np.zeros((1, 9)), np.zeros((1, 4, 9))))  # nothing to divide by
     with pytest.raises(DataError, match="it lacks coverage"):
         plot_calibration(xr.Dataset())
+
+
+SHIPPED = [path for kind in kinds().values() for path in kind.cards.glob("*.calibration.json")]
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_factors_that_come_with_the_package_are_of_its_cards_as_they_are(path):
+    pytest.importorskip("ehtim", reason="simulates visibilities with ehtim (extra eht)")
+    card = f"{path.parent.name}/{path.name.removesuffix('.calibration.json')}"
+    problem = load_problem(card)
+    for factor in read_factors(path):
+        assert any(
+            not differs(factor.configuration, problem.card, problem.facts["inputs"], solver)
+            for solver in problem.solvers.values()
+        )
+        assert factor.images >= 20
+        assert factor.left_out == pytest.approx(factor.level, abs=0.02)

@@ -371,7 +371,8 @@ SHIPPED = [path for kind in kinds().values() for path in kind.cards.glob("*.cali
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_factors_that_come_with_the_package_are_of_its_cards_as_they_are(path):
-    pytest.importorskip("ehtim", reason="simulates visibilities with ehtim (extra eht)")
+    if path.parent.name == "black_hole":
+        pytest.importorskip("ehtim", reason="simulates visibilities with ehtim (extra eht)")
     card = f"{path.parent.name}/{path.name.removesuffix('.calibration.json')}"
     problem = load_problem(card)
     for factor in read_factors(path):

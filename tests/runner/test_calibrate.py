@@ -27,7 +27,7 @@ from lmaps_science.plots import plot_calibration
 from lmaps_science.problems.black_hole.problem import BlackHoleProblem
 from lmaps_science.runner.calibrate import calibrate, learn, read_pairs
 
-CARD = "scattering/linear_60"
+CARD = "scattering/linear_180"  # without a factor of its own
 TINY = {"image.npix": 20, "solver.levels": 4}
 DRAWS = {
     "solver.kappa": 1.0,

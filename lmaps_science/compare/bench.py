@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lmaps_science.cards.inputs import identity, made_from, settings
-from lmaps_science.compare.cost import first_level, within_budget
+from lmaps_science.compare.cost import first_level, levels_of, within_budget
 from lmaps_science.compare.figures import draw
 from lmaps_science.compare.images import TEST, check_held_out, image_series
 from lmaps_science.compare.methods import Method, Unknown, check_names, find_solver, split_list
@@ -257,14 +257,13 @@ def _tried(plan: _Plan, method: Method, budget: int | None) -> Entry:
             megabytes = first_level(problem, method.solver, batch.samples)
             found["megabytes"] = megabytes if math.isfinite(megabytes) else None
             if budget is not None:
-                levels = within_budget(problem, method.solver, budget)
-                found["levels"] = levels.levels  # type: ignore[attr-defined]
+                found["levels"] = levels_of(within_budget(problem, method.solver, budget))
         except ValueError as error:
             found["refused"] = " ".join(str(error).split())
         make_folder(file.parent)
         _write(file, json.dumps(found, indent=1) + "\n")
     if found["levels"] is not None:
-        method = replace(method, spec={**method.spec, "levels": found["levels"]})
+        method = method.changed(found["levels"])
     megabytes = float("nan") if found["megabytes"] is None else float(found["megabytes"])
     return Entry(method, str(found["refused"]), megabytes)
 
@@ -275,7 +274,7 @@ def _read_known(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     whole = isinstance(found, dict) and {"key", "levels", "refused", "megabytes"} <= set(found)
-    return found if whole else {}
+    return found if whole and isinstance(found["levels"], dict | None) else {}
 
 
 def _check_truth(plan: _Plan, metric: str) -> None:

@@ -18,7 +18,14 @@ from lmaps_science.cards.problem import Problem
 from lmaps_science.io.files import DataError
 from lmaps_science.sampling import Solver, State, sample
 
-__all__ = ["first_level", "levels_within", "network_calls", "operator_calls", "within_budget"]
+__all__ = [
+    "first_level",
+    "levels_of",
+    "levels_within",
+    "network_calls",
+    "operator_calls",
+    "within_budget",
+]
 
 MOST_LEVELS = 1_000_000
 
@@ -156,6 +163,16 @@ def within_budget(problem: Problem, solver: Solver, budget: int) -> Solver:
         raise DataError(
             f"{name} cannot be scaled to {budget} network calls: with {levels} levels, {error}"
         ) from error
+
+
+def levels_of(solver: Solver) -> dict[str, int]:
+    """How many levels, by the option that says it; empty where none does.
+
+    A population has its solver's: `{"solver.levels": 40}`.
+    """
+    core = getattr(solver, "solver", solver)
+    key = "levels" if core is solver else "solver.levels"
+    return {key: core.levels} if hasattr(core, "levels") else {}
 
 
 def levels_within(budget: int, calls: Callable[[int], int]) -> int:

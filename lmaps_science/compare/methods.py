@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,12 @@ class Method:
         """The solver itself."""
         return build_solver(self.spec, self.name)
 
+    def changed(self, options: Mapping[str, Any]) -> Method:
+        """The same with other options; a key reaches into parts as `local.steps`."""
+        preset = {"preset": "it", "presets": {"it": dict(self.spec)}}
+        found = override(preset, {f"solver.{key}": value for key, value in options.items()})
+        return replace(self, spec=found["presets"]["it"])
+
     @property
     def overrides(self) -> dict[str, Any]:
         """What makes it the solver of a card."""
@@ -79,16 +85,12 @@ def find_solver(text: str, card: Card) -> Method:
     what = found["what"]
     base, source, tuned_on = _base(what, card)
     changes = _options(found["options"], text)
-    changed = override(
-        {"preset": "it", "presets": {"it": base}},
-        {f"solver.{key}": value for key, value in changes.items()},
-    )
-    spec = changed["presets"]["it"]
     label = found["label"]
     if label is None:
         label = Path(what).stem if _is_file(what) else text.strip()
         label = re.sub(r"[^\w+-]+", "_", label).strip("_")
-    method = Method(label, spec, f"{source}{', changed' if changes else ''}", tuned_on)
+    source += ", changed" if changes else ""
+    method = Method(label, base, source, tuned_on).changed(changes)
     try:
         method.solver  # noqa: B018 (it refuses wrong options)
     except ValueError as error:

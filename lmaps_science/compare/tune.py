@@ -6,17 +6,16 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
 
-from lmaps_science.cards.files import override
 from lmaps_science.cards.inputs import identity, made_from, settings
 from lmaps_science.cards.problem import Problem
-from lmaps_science.compare.cost import first_level, within_budget
+from lmaps_science.compare.cost import first_level, levels_of, within_budget
 from lmaps_science.compare.figures import draw_history
 from lmaps_science.compare.images import VALIDATION, image_series
 from lmaps_science.compare.methods import TUNED_ON, Method, find_solver
@@ -331,9 +330,8 @@ def _best(study: Study, task: _Task, method: Method, folder: Path) -> Tuned:
     best = max(complete, key=_value)
     given = [_value(trial) for trial in complete if trial.user_attrs.get(GIVEN)]
     values = _values(best, task)
-    levels = {"levels": task.solver.levels} if hasattr(task.solver, "levels") else {}
-    changes = {f"solver.{key}": value for key, value in {**values, **levels}.items()}
-    spec = override({"preset": "it", "presets": {"it": _spelled(method, task)}}, changes)
+    spelled = replace(method, spec=_spelled(method, task))
+    spec = spelled.changed({**values, **levels_of(task.solver)}).spec
     return Tuned(
         changed(task.solver, values),
         _value(best),
@@ -341,7 +339,7 @@ def _best(study: Study, task: _Task, method: Method, folder: Path) -> Tuned:
         task.metric,
         len(evaluated),
         folder,
-        spec["presets"]["it"],
+        spec,
     )
 
 

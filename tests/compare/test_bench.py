@@ -228,6 +228,16 @@ def test_a_population_has_as_many_levels_of_its_solver_as_a_budget_holds(problem
         within_budget(problem, population, 1)
 
 
+def test_a_population_within_a_budget_is_compared(tmp_path):
+    population = "p=population(particles=2,keep={2: 1},solver=lmaps(sigma_max=20.0))"
+    bench(CARD, population, 1, budget=12, out=tmp_path, **OPTIONS)
+    folder = tmp_path / "scattering-linear_60"
+    (row,) = csv.DictReader((folder / "table.csv").open())
+    assert 10 <= float(row["network_calls"]) <= 12
+    run = read_netcdf(folder / "p" / f"phantom{TEST}" / "result.nc")
+    assert run.attrs["card"]["presets"]["p"]["solver"]["levels"] > 6
+
+
 def test_levels_within_a_budget_by_hand():
     assert levels_within(10, lambda n: 3 * n) == 3
     assert levels_within(12, lambda n: 3 * n) == 4

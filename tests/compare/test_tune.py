@@ -125,6 +125,15 @@ def test_a_budget_sets_the_levels(tmp_path):
     assert np.isclose(found.given, found.value)
 
 
+def test_a_population_is_tuned_by_what_its_solver_declares(tmp_path):
+    text = "population(particles=2,keep={2: 1},solver=lmaps(sigma_max=20.0))"
+    found = tune(CARD, text, 2, 1, out=tmp_path, budget=12, **OPTIONS)
+    block = yaml.safe_load((tmp_path / "best.yaml").read_text())
+    assert build_solver(block) == found.solver
+    assert block["solver"]["levels"] > 6
+    assert "solver.kappa" in rows(tmp_path)[0]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

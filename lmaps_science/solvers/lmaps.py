@@ -72,7 +72,7 @@ class LMAPS(ScoredSolver):
     search: ClassVar[Space] = {
         "kappa": Range(0.1, 30.0, log=True),
         "rho": Range(0.0, 1.0),
-        "sigma_max": Range(2.0, 100.0, log=True),
+        "sigma_max": Range(0.5, 100.0, log=True),
         "sigma_min": Range(0.003, 0.3, log=True),
     }
 

@@ -172,17 +172,18 @@ def lbfgs(
     """
     g, f = gradient(x)
     start = f
-    # Every sample has its own memory: in a shared one, a step of one sample would push out a
-    # pair of another, and its result would depend on its company.
-    steps = x.new_zeros(memory, *x.shape)
-    changes = torch.zeros_like(steps)
-    rho = f.new_zeros(memory, len(f))
+    # All samples' pairs stand side by side in the order of time, each with its own weight
+    # rho = 1 / s.y, 0 where a sample has no use for it: so a step of one sample neither pushes out
+    # a pair of another nor enters its result.
+    pairs: list[tuple[Tensor, Tensor]] = []
+    rho = f.new_zeros(0, len(f))
+    scale = torch.ones_like(f)  # of the inverse Hessian, which the newest pair of a sample sets
     size, tiny = norm(g), torch.finfo(x.dtype).tiny
     d = -g * per_sample(first_step / torch.where(size > 0, size.clamp_min(tiny), 1), g)
     slope, t = inner(g, d), torch.ones_like(f)
     active = slope < 0
     idle = torch.zeros_like(f)  # how many steps running brought (almost) nothing
-    for evaluated in range(1, iterations):
+    for _ in range(1, iterations):
         if not bool(active.any()):
             break
         trial = x + per_sample(torch.where(active, t, 0.0), d) * d
@@ -197,34 +198,36 @@ def lbfgs(
         s, y = trial - x, g_new - g
         sy = inner(s, y)
         useful = accept & (sy > 1e-10 * norm(y) * norm(s))
-        keep = useful.reshape(1, -1, *[1] * (x.ndim - 1))
-        steps = torch.where(keep, torch.cat([steps[1:], s[None]]), steps)
-        changes = torch.where(keep, torch.cat([changes[1:], y[None]]), changes)
-        rho = torch.where(useful, torch.cat([rho[1:], (1 / sy)[None]]), rho)
+        if bool(useful.any()):
+            used = per_sample(useful, s)  # what is not used may be NaN
+            pairs.append((torch.where(used, s, 0), torch.where(used, y, 0)))
+            rho = torch.cat([rho, torch.where(useful, 1 / sy, 0)[None]])
+            later = (rho != 0).flip(0).cumsum(0).flip(0)  # pairs of a sample from this one on
+            rho = torch.where(later <= memory, rho, 0)
+            while len(pairs) > memory and not bool(rho[0].any()):
+                pairs, rho = pairs[1:], rho[1:]
+            curvature = inner(y, y) * rho[-1]
+            scale = torch.where(curvature > 0, 1 / curvature, scale)
 
         stalled = f - f_new <= tolerance * (start - f_new)
         idle = torch.where(accept, torch.where(stalled, idle + 1, 0.0), idle)
         x = torch.where(per_sample(accept, x), trial, x)
         g = torch.where(per_sample(accept, g), g_new, g)
         f = torch.where(accept, f_new, f)
-        newest = slice(-evaluated, None)  # of any sample: the places before it are empty
-        pairs = (steps[newest], changes[newest], rho[newest])
-        d = torch.where(per_sample(accept, d), -_two_loop(g, *pairs), d)
+        d = torch.where(per_sample(accept, d), -_two_loop(g, pairs, rho, scale), d)
         slope = inner(g, d)
         t = torch.where(accept, 1.0, t)
         active = active & ~(reject & (t < 1e-6)) & (idle < 2) & (slope < 0)
     return x
 
 
-def _two_loop(g: Tensor, steps: Tensor, changes: Tensor, rho: Tensor) -> Tensor:
-    """The inverse Hessian of the stored pairs times `g`; an empty place has rho = 0."""
-    curvature = inner(changes[-1], changes[-1]) * rho[-1]
-    scale = torch.where(curvature > 0, 1 / curvature, 1.0)  # the newest pair sets the scale
+def _two_loop(g: Tensor, pairs: list[tuple[Tensor, Tensor]], rho: Tensor, scale: Tensor) -> Tensor:
+    """The inverse Hessian of the pairs times `g`."""
     q, alphas = g, []
-    for s, y, r in reversed(list(zip(steps, changes, rho, strict=True))):
+    for (s, y), r in zip(reversed(pairs), rho.flip(0), strict=True):
         alphas.append(r * inner(s, q))
         q = q - per_sample(alphas[-1], y) * y
     q = per_sample(scale, q) * q
-    for s, y, r, alpha in zip(steps, changes, rho, reversed(alphas), strict=True):
+    for (s, y), r, alpha in zip(pairs, rho, reversed(alphas), strict=True):
         q = q + per_sample(alpha - r * inner(y, q), s) * s
     return q

@@ -20,7 +20,6 @@ LEVELS = [  # modules and sub-packages, each one unit; siblings on a level do no
     {"local_map"},
     {"sampling"},
     {"solvers", "training", "diagnostics", "toys"},
-    {"training_autoencoder", "training_control"},
     {"cards"},  # finds problems and solvers by their entry points, without importing them
     {"plots", "commands"},
     {"problems"},

@@ -105,7 +105,7 @@ def prior_train(
 def _latents(training: Any, validation: Any, path: Path) -> tuple[Any, Any, dict[str, Any]]:
     """Training and validation images as an autoencoder encodes them, each once; and its facts."""
     from lmaps_science.priors import load_autoencoder
-    from lmaps_science.training_autoencoder import LatentImages
+    from lmaps_science.training.autoencoder import LatentImages
 
     decoder = load_autoencoder(path)
     made = [LatentImages(images, decoder, ENCODED) for images in (training, validation)]
@@ -152,7 +152,7 @@ def prior_train_autoencoder(
     import torch
 
     from lmaps_science.priors import Autoencoder
-    from lmaps_science.training_autoencoder import train_autoencoder
+    from lmaps_science.training.autoencoder import train_autoencoder
 
     recipe, training, validation = _recipe(like, images, npix, seed)
     options = replace(
@@ -243,7 +243,7 @@ def prior_train_conditional(
     from lmaps_science.cli.runs import settings_of
     from lmaps_science.io import DataError
     from lmaps_science.io.files import suggestion
-    from lmaps_science.training_control import FirstImages, train_control
+    from lmaps_science.training.control import FirstImages, train_control
 
     problem = load_problem(card, prior=prior, overrides=settings_of(settings))
     known = find_kind(problem.card.kind, card).training_recipes()

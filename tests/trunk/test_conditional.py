@@ -23,7 +23,7 @@ from lmaps_science.priors import (
 from lmaps_science.sampling import InverseProblem, hint, sample, stack
 from lmaps_science.solvers import DMAP, DPS, LMAPS, FreeDoM
 from lmaps_science.training import ArrayImages, TrainingSettings
-from lmaps_science.training_control import FirstImages, train_control
+from lmaps_science.training.control import FirstImages, train_control
 
 SONG = {
     "architecture": "song",

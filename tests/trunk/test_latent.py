@@ -37,7 +37,7 @@ from lmaps_science.sampling import InverseProblem, State, sample, stack
 from lmaps_science.solvers import DMAP, DPS, LMAPS, PSLD, VMLMAP, ReSample
 from lmaps_science.toys import Matrix
 from lmaps_science.training import ArrayImages, TrainingSettings, train
-from lmaps_science.training_autoencoder import LatentImages, train_autoencoder
+from lmaps_science.training.autoencoder import LatentImages, train_autoencoder
 
 SHAPE = (1, 6, 5)
 AFFINE = Affine(0.5, 1.0, SHAPE)

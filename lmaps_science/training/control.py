@@ -17,9 +17,10 @@ from lmaps_science.io.pytorch import write_tensors
 from lmaps_science.priors.conditional import Control, save_control
 from lmaps_science.priors.networks import NetworkDenoiser, PreconditionedNetwork
 from lmaps_science.sampling import InverseProblem, hint
-from lmaps_science.training import Images, TrainingSettings
+from lmaps_science.training.images import Images
 from lmaps_science.training.loop import accelerator, fit
 from lmaps_science.training.run import Denoising, Run
+from lmaps_science.training.settings import TrainingSettings
 
 __all__ = ["FirstImages", "train_control"]
 

@@ -17,10 +17,10 @@ from lmaps_science.io.pytorch import write_tensors
 from lmaps_science.noise import SampleNoise
 from lmaps_science.priors.autoencoder import Autoencoder, save_autoencoder
 from lmaps_science.priors.latent import Decoder
-from lmaps_science.training import Images, TrainingSettings
-from lmaps_science.training.images import in_model_space
+from lmaps_science.training.images import Images, in_model_space
 from lmaps_science.training.loop import accelerator, fit
 from lmaps_science.training.run import Run
+from lmaps_science.training.settings import TrainingSettings
 
 __all__ = ["LatentImages", "train_autoencoder"]
 

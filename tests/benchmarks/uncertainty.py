@@ -40,6 +40,7 @@ class Field:
     samples: int
     daps: dict
     overrides: dict = field(default_factory=dict)
+    maxima: str = "default"  # the preset without draws, of one run a sample
 
 
 def draw(local: str, **options) -> dict:
@@ -53,6 +54,7 @@ CARDS = {
         8,
         {"levels": 40, "ode_steps": 1, "radius": 0.1, "sigma_max": 20.0, "sigma_min": 0.02,
          "local": {"method": "metropolis", "steps": 40}},
+        maxima="single",
     ),
     "scattering": Field(
         "scattering/linear_60",
@@ -75,15 +77,14 @@ METHODS = ("draws", "maxima", "DAPS")
 
 def run(name: str, method: str, folder: Path, each: str) -> None:
     """Reconstruct a series; what is there is left alone."""
-    here, changes, preset = CARDS[name], dict(CARDS[name].overrides), None
-    if method == "draws":
-        preset = "uncertainty"
-    elif method == "DAPS":
+    here, changes = CARDS[name], dict(CARDS[name].overrides)
+    preset = "uncertainty" if method == "draws" else here.maxima
+    if method == "DAPS":
         changes |= {"solver.method": "daps"}
         changes |= {f"solver.{key}": value for key, value in here.daps.items()}
     report = reconstruct_many(
         here.card, (), folder, here.samples, each=each, overrides=changes, preset=preset,
-        device="cpu", figures=False,
+        device="cpu", figures=False, further_runs=False,
     )  # fmt: skip
     print(report, flush=True)
 
@@ -156,7 +157,7 @@ def main() -> None:
     parser.add_argument("--fields", nargs="+", default=list(CARDS), choices=CARDS)
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--test", type=int, default=5, help="held-out images")
-    parser.add_argument("--learn", type=int, default=10, help="images for the factor")
+    parser.add_argument("--learn", type=int, default=10, help="images for the factor, or 0")
     parser.add_argument(
         "--learned", nargs="+", default=METHODS, choices=METHODS, help="methods to learn it for"
     )
@@ -168,7 +169,8 @@ def main() -> None:
         for name in arguments.fields:
             for method in arguments.methods:
                 folder = runs(arguments.out) / name / method
-                for numbers in (test, train) if method in arguments.learned else (test,):
+                learned = arguments.learn > 0 and method in arguments.learned
+                for numbers in (test, train) if learned else (test,):
                     run(name, method, folder, f"{CARDS[name].series}:{numbers}")
     report(arguments.out, test, train)
 

@@ -36,7 +36,7 @@ def conjugate_gradient(
         tolerance: a sample stops at `||b - A x|| <= tolerance ||b||`.
 
     Returns:
-        The solutions, like `b`.
+        The solutions, like `b`; NaN for a sample whose `b` is not finite.
 
     Source: Hestenes and Stiefel 1952.
     """
@@ -44,6 +44,7 @@ def conjugate_gradient(
     r = b - matvec(x) if x0 is not None else b.clone()
     goal = (tolerance**2) * inner(b, b)
     p, rr = r, inner(r, r)
+    x = torch.where(per_sample(torch.isfinite(rr), x), x, torch.nan)
     largest, eps = torch.zeros_like(rr), torch.finfo(rr.dtype).eps
     for _ in range(iterations):
         active = rr > goal
@@ -166,19 +167,21 @@ def lbfgs(
             (Euclidean norm), a number or (B,).
 
     Returns:
-        The best points found, like `x`; no value is above that of the start.
+        The best points found, like `x`; no value is above that of the start. NaN for a sample
+        whose value or gradient at the start is not finite.
 
     Source: Nocedal and Wright 2006, algorithms 3.1 and 7.5.
     """
     g, f = gradient(x)
-    start = f
+    size, start = norm(g), f
+    x = torch.where(per_sample(torch.isfinite(size + f), x), x, torch.nan)
     # All samples' pairs stand side by side in the order of time, each with its own weight
     # rho = 1 / s.y, 0 where a sample has no use for it: so a step of one sample neither pushes out
     # a pair of another nor enters its result.
     pairs: list[tuple[Tensor, Tensor]] = []
     rho = f.new_zeros(0, len(f))
     scale = torch.ones_like(f)  # of the inverse Hessian, which the newest pair of a sample sets
-    size, tiny = norm(g), torch.finfo(x.dtype).tiny
+    tiny = torch.finfo(x.dtype).tiny
     d = -g * per_sample(first_step / torch.where(size > 0, size.clamp_min(tiny), 1), g)
     slope, t = inner(g, d), torch.ones_like(f)
     active = slope < 0

@@ -207,7 +207,7 @@ class Adam(GradientSolver):
         for k in range(self.steps):
             slope = gradient(z)[0]
             direction, first, second = adam(slope, first, second, k + 1, self.betas)
-            going = per_sample(norm(slope) > 0, z)  # else the momentum would carry it on
+            going = per_sample(norm(slope) != 0, z)  # else the momentum would carry it on
             z = torch.where(going, z - self.learning_rate * direction, z)
         return z
 
@@ -236,8 +236,10 @@ class BarzilaiBorwein(GradientSolver):
 
     def minimise(self, gradient: Gradient, start: Tensor) -> Tensor:
         z, g = start, gradient(start)[0]
-        tiny = torch.finfo(z.dtype).tiny
-        length = self.first_step * z[0].numel() ** 0.5 / norm(g).clamp_min(tiny)
+        tiny, size = torch.finfo(z.dtype).tiny, norm(g)
+        # A slope of 0 has no direction, and a step of 0: its quotient may overflow.
+        first = self.first_step * z[0].numel() ** 0.5 / size.clamp_min(tiny)
+        length = torch.where(size == 0, 0, first)
         for _ in range(self.steps - 1):
             s = -per_sample(length, g) * g
             z = z + s

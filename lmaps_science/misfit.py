@@ -273,8 +273,8 @@ class GaussianMisfit(Misfit):
     @property
     def common_variance(self) -> Tensor | None:
         """The variance where all data of an observation have the same: (), or (N,); else None."""
-        if self.sigma.ndim == 0:
-            return self.variance
+        if self.sigma.numel() == 1:
+            return self.variance.reshape(())
         alone = self.sigma.ndim == self.y.ndim and self.sigma[0].numel() == 1
         return self.variance.reshape(-1) if alone else None
 

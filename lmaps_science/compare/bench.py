@@ -106,6 +106,7 @@ def bench(
         device=device,
         samples=samples,
         seed=seed,
+        size=batch_size if isinstance(batch_size, int) else None,
         figures=False,
     )
     patterns = [os.fspath(path) for path in data]
@@ -254,7 +255,7 @@ def _tried(plan: _Plan, method: Method, budget: int | None) -> Entry:
         _check_truth(plan, problem.main_metric if problem.truth is not None else "")
         found = {"key": key, "levels": None, "refused": "", "megabytes": None}
         try:
-            megabytes = first_level(problem, method.solver, batch.samples)
+            megabytes = first_level(problem, method.solver, batch.samples, batch.size)
             found["megabytes"] = megabytes if math.isfinite(megabytes) else None
             if budget is not None:
                 found["levels"] = levels_of(within_budget(problem, method.solver, budget))

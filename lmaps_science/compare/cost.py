@@ -47,7 +47,9 @@ class _Enough(Exception):
     """The first level is done."""
 
 
-def first_level(problem: Problem, solver: Solver, n_samples: int = 1) -> float:
+def first_level(
+    problem: Problem, solver: Solver, n_samples: int = 1, batch_size: int | None = None
+) -> float:
     """Run the first noise level, as a trial of whether the solver serves the problem.
 
     Returns:
@@ -64,7 +66,7 @@ def first_level(problem: Problem, solver: Solver, n_samples: int = 1) -> float:
     forgotten = _forget_peak(problem)
     # One that diverges, say, fails where it runs, image by image: that is no refusal.
     with suppress(_Enough, FloatingPointError, RuntimeError):
-        sample(problem, solver, n_samples, progress=False, callback=stop)
+        sample(problem, solver, n_samples, batch_size=batch_size, progress=False, callback=stop)
     return _peak(problem) if forgotten else float("nan")
 
 

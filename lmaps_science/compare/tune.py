@@ -98,7 +98,8 @@ def tune(
 
     Optuna's tree-structured Parzen estimator, seeded, on simulated observations of the card whose
     numbers `bench` never takes, one sample each; the first trial is the solver as given. A trial
-    whose mean so far is below the median of the others after as many images is given up. What may
+    none of whose means so far reaches the median of the others after as many images is given up.
+    What may
     vary the solver declares (`search`); it is never the number of levels, which `budget` sets.
 
     Writes to `out`: `best.yaml`, the solver for a card's presets or for `bench`; `trials.csv`,

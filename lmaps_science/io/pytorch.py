@@ -33,8 +33,9 @@ def write_tensors(path: str | os.PathLike[str], content: Any) -> None:
         DataError: the folder does not exist.
         OSError: the disk is full; `path` is then as it was before.
     """
-    with atomic_write(path) as temporary:
-        torch.save(content, temporary)
+    # Not by its name, of which PyTorch wants more than a suffix.
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
+        torch.save(content, file)
 
 
 def read_tensors(path: str | os.PathLike[str], advice: str = "") -> Any:

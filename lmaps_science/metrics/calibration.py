@@ -216,6 +216,11 @@ def _pairs(truths: Any, samples: Any, where: Any) -> list[tuple[np.ndarray, np.n
 
 
 def _pair(truth: Any, samples: Any, mask: Any, k: int) -> tuple[np.ndarray, np.ndarray]:
+    if np.iscomplexobj(truth) or np.iscomplexobj(samples):
+        raise ValueError(
+            f"calibration: observation {k} is complex; give magnitudes, e.g. np.abs(truth), or "
+            "real and imaginary part as two channels."
+        )
     x, drawn = np.asarray(truth, float), np.asarray(samples, float)
     counts = np.ones(x.shape, bool) if mask is None else np.asarray(mask, bool)
     if drawn.shape[1:] != x.shape or counts.shape != x.shape or drawn.ndim != x.ndim + 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -14,6 +15,7 @@ from lmaps_science.arrays import norm
 from lmaps_science.io.files import DataError, require_parent
 from lmaps_science.io.pytorch import read_tensors, write_tensors
 from lmaps_science.noise import SampleNoise
+from lmaps_science.priors.conditional import ConditionalDenoiser
 from lmaps_science.sampling.protocol import InverseProblem, Solver, State
 
 _ADVICE = "Remove it, or give each run its own checkpoint file."
@@ -107,12 +109,16 @@ class Checkpoint:
         state = State(**saved["state"]).to(device=self._device)
         return Track(state, saved["misfits"], saved["estimates"])
 
-    def save(self, first: int, track: Track, counts: Mapping[str, int], seconds: float) -> None:
-        """Write all batches so far, with the cost of the run up to now."""
-        if self.path is None:
+    def keep(self, first: int, track: Track) -> None:
+        """Remember a batch for the next `save`."""
+        if self.path is not None:
+            state = {**vars(track.state), "extra": dict(track.state.extra)}
+            self._batches[first] = {**vars(track), "state": state}
+
+    def save(self, counts: Mapping[str, int], seconds: float) -> None:
+        """Write all batches that were kept, if any, with the cost of the run up to now."""
+        if self.path is None or not self._batches:
             return
-        state = {**vars(track.state), "extra": dict(track.state.extra)}
-        self._batches[first] = {**vars(track), "state": state}
         content = {"key": self._key, "counts": dict(counts), "seconds": seconds}
         write_tensors(self.path, {**content, "batches": self._batches})
 
@@ -143,9 +149,24 @@ def _whole_batch(saved: Any, like: Tensor) -> bool:
 
 
 def _fingerprint(problem: InverseProblem) -> str:
-    """Tells problems apart by what they make of a fixed noise image."""
+    """Tells problems apart: by what they make of a fixed noise image, and by their very data."""
     image = SampleNoise(0, (0,)).normal(problem.like(1), 0)
-    denoised = problem.prior(image, 1.0)
     every = image.expand(problem.observations, *image.shape[1:])
-    numbers = (denoised.mean(), norm(denoised), problem.misfit(every).sum())
-    return f"{image.dtype} {problem.prior!r} " + " ".join(f"{float(x):.4g}" for x in numbers)
+    images = [problem.prior(image, 1.0)]
+    conditional = problem.conditional
+    if isinstance(conditional, ConditionalDenoiser):
+        conditional = conditional.told(image)
+    if conditional is not None:
+        images.append(conditional(image, 1.0))
+    numbers = [x for denoised in images for x in (denoised.mean(), norm(denoised))]
+    numbers.append(problem.misfit(every).sum())
+    told = " ".join(f"{float(x):.4g}" for x in numbers)  # few digits: other processors round else
+    return f"{image.dtype} {problem.prior!r} {told} data={_digest(problem)} keys={problem.keys}"
+
+
+def _digest(problem: InverseProblem) -> str:
+    try:
+        data = problem.misfit.data.detach().cpu().contiguous()
+    except NotImplementedError:  # a misfit of someone's own may do without
+        return "?"
+    return hashlib.sha256(data.numpy().tobytes()).hexdigest()[:16]

@@ -98,12 +98,15 @@ def sample(
             plain, noise = _batch(problem, seed, range(first, min(first + size, total)), n_samples)
             track = store.track(first, len(noise.samples), solver)
             spent = dict(meter.counts)
-            metered = plain.metered(meter, autocast).told(len(noise.samples)).prepare(solver)
-            if track is None:
-                track = Track(solver.init(metered, noise))
-            else:
-                meter.counts = spent  # to prepare was counted before the interruption
             try:
+                metered = plain.metered(meter, autocast)
+                if "conditional" in solver.requires:
+                    metered = metered.told(len(noise.samples))
+                metered = metered.prepare(solver)
+                if track is None:
+                    track = Track(solver.init(metered, noise))
+                else:
+                    meter.counts = dict(spent)  # to prepare was counted before the interruption
                 for i in range(track.level, levels):
                     state = solver.step(i, track.state, metered, noise)
                     misfit = plain.misfit(state.estimate)
@@ -116,12 +119,15 @@ def sample(
                     if checkpoint_every is not None:
                         due |= track.level % checkpoint_every == 0 or track.level == levels
                     if due:
-                        store.save(first, track, spent, time.monotonic() - started)
+                        store.keep(first, track)
+                        store.save(spent, time.monotonic() - started)
                         saved_at = time.monotonic()
             except KeyboardInterrupt:
-                if track.level:  # the level under way is done again, and counted again
-                    store.save(first, track, spent, time.monotonic() - started)
+                if track is not None and track.level:  # the level under way is done again
+                    store.keep(first, track)
+                store.save(spent, time.monotonic() - started)
                 raise
+            store.keep(first, track)
             tracks.append(track)
     seconds = time.monotonic() - started
     return _result(problem, solver, seed, size, tracks, meter.counts, seconds)

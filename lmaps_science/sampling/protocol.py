@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -201,6 +202,10 @@ class InverseProblem(Movable):
         if each == 1:
             return self
         changed = self.select([row for row in range(self.observations) for _ in range(each)])
+        conditional = self.conditional
+        if isinstance(conditional, ConditionalDenoiser) and conditional.hints is not None:
+            hints = conditional.hints.repeat_interleave(each, 0)
+            changed = changed._changed(conditional=conditional.told(hints))
         meter, autocast = self.prior._meter, self.prior._autocast
         return changed if meter is None else changed.metered(meter.times(each), autocast)
 
@@ -354,6 +359,10 @@ class Solver(ABC):
         return frozenset({"differentiable"})
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                kind = type(self).__name__
+                raise ValueError(f"{kind} needs finite numbers, got {name}={value}.")
         self.schedule  # noqa: B018 (it refuses what it cannot make)
 
     @property

@@ -119,7 +119,12 @@ class Result:
             },
         )
         if self.trajectory is not None:
-            data["trajectory"] = image(self.trajectory, ("level", "sample"))
+            model = self.trajectory.shape[2:]
+            if np.prod(model) == np.prod(shape):
+                data["trajectory"] = image(self.trajectory, ("level", "sample"))
+            else:  # latents
+                axes = ("level", "sample", *(f"latent_{k}" for k in ("channel", "row", "column")))
+                data["trajectory"] = (axes, self.trajectory)
             data["trajectory"].attrs = {"long_name": "estimates in model space"}
         data.attrs = {**self.facts, **self.counts, "wall_seconds": round(self.seconds, 2)}
         return data

@@ -65,12 +65,13 @@ class DMAP(DPS):
         proposed = problem.denoised(state.x, float(sigma), found.denoised, self.conditional)
         mean, spread = ancestral(state.x, proposed, sigma, after)
         if after == 0:
-            return State(x=found.denoised, estimate=found.denoised)
+            return State(x=mean, estimate=mean)
         fresh = spread * noise.normal(mean, 1, i)
         x = mean + fresh
+        at = sigma
         for k in range(self.steps):
             if k > 0:
-                found = guide(problem, x, float(after))
-            x = x - self.pull(found, sigma, after)  # maximise log p(y | x_{i+1})
+                found, at = guide(problem, x, float(after)), after
+            x = x - self.pull(found, sigma, after, at)  # maximise log p(y | x_{i+1})
             x = on_sphere(mean, x - mean, spread, fresh)  # subject to p(x_{i+1} | x_i)
         return State(x=x, estimate=found.denoised)

@@ -76,6 +76,10 @@ class DMPlug(Solver):
         check(self, self.local, self.discrepancy)
         if self.stop not in ("discrepancy", "variance"):
             raise ValueError(f"DMPlug needs stop 'discrepancy' or 'variance', got {self.stop!r}.")
+        if self.stop == "variance" and self.discrepancy != 1:
+            raise ValueError(
+                f"DMPlug with stop='variance' has no use for discrepancy={self.discrepancy}."
+            )
         if not (min(self.steps, self.patience) >= 1 and self.window >= 2):
             raise ValueError(
                 f"DMPlug needs steps >= 1, window >= 2 and patience >= 1, got {self!r}."

@@ -89,11 +89,16 @@ class DPS(Solver):
         """What is followed down to 0: the residual of the denoised image, and its gradient."""
         return guide(problem, x, sigma)
 
-    def pull(self, found: Guidance, sigma: Tensor, after: Tensor) -> Tensor:
-        """What the step from `sigma` to `after` subtracts, like the image."""
+    def pull(
+        self, found: Guidance, sigma: Tensor, after: Tensor, at: Tensor | None = None
+    ) -> Tensor:
+        """What the step from `sigma` to `after` subtracts, like the image.
+
+        `at` is the noise level of the gradient, `sigma` when None.
+        """
         if self.scale_free:
             spread = float(after) * (1 - float(after / sigma) ** 2) ** 0.5
             length = polyak_length(found, self.zeta * found.slope[0].numel() ** 0.5 * spread)
         else:
-            length = paper_length(found, self.zeta, sigma, after)
+            length = paper_length(found, self.zeta, sigma if at is None else at, after)
         return per_sample(length, found.slope) * found.slope

@@ -63,9 +63,11 @@ class FreeDoM(DPS):
 
     @property
     def network_calls(self) -> int:
-        """Three for each gradient, of which there are more inside the window."""
+        """Three for each gradient, of which there are more inside the window; one to be told."""
         inside = (self.window[0] <= self.sigmas[:-1]) & (self.sigmas[:-1] <= self.window[1])
-        return 3 * (self.levels + (self.repeats - 1) * int(inside.sum()))
+        return (4 if self.conditional else 3) * (
+            self.levels + (self.repeats - 1) * int(inside.sum())
+        )
 
     def step(self, i: int, state: State, problem: InverseProblem, noise: SampleNoise) -> State:
         sigma, after = self.sigmas[i], self.sigmas[i + 1]

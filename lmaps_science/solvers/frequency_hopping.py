@@ -90,7 +90,7 @@ class FrequencyHopping(LMAPS):
         """One noise level, with the frequencies that belong to it, and J of where it led."""
         sigma, after = float(self.sigmas[i]), float(self.sigmas[i + 1])
         misfit = self._in_use(i, problem.gaussian())
-        start = problem.prior(state.x, sigma)
+        start = problem.denoised(state.x, sigma, None, self.conditional)
         lowest = problem.prior.value_range[0]
         empty = torch.full_like(start, lowest if math.isfinite(lowest) else -1.0)
         if i > 0:
@@ -114,7 +114,10 @@ class FrequencyHopping(LMAPS):
         count = total if i >= hops else 1 + int(total * i / hops)
         part = copy.copy(misfit)
         part.operator = operator.lowest(count)
-        part.y, part.sigma = misfit.y[:, :count], misfit.sigma[:, :count]
+        part.y, part.sigma = misfit.y[:, :count], misfit.sigma
+        axis = 1 - misfit.y.ndim  # of the frequencies, where the noise is not the same for all
+        if part.sigma.ndim >= -axis and part.sigma.shape[axis] > 1:
+            part.sigma = part.sigma.narrow(axis, 0, count)
         return part
 
     def _solved(

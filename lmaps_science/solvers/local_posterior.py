@@ -156,10 +156,10 @@ class Metropolis(LocalSampler):
     @staticmethod
     def _first_length(target: LocalPosterior, slope: Tensor) -> Tensor:
         """1 / sqrt(curvature), from the secant over a probe of 1e-3 of the radius, (B, 1, 1, 1)."""
-        tiny = torch.finfo(slope.dtype).tiny
-        size = norm(slope).clamp_min(tiny)
+        size, tiny = norm(slope), torch.finfo(slope.dtype).tiny
         probe = 1e-3 * target.radius * slope[0].numel() ** 0.5
-        there = target.gradient(target.mean - per_sample(probe / size, slope) * slope)[0]
+        factor = torch.where(size == 0, 0, probe / size.clamp_min(tiny))  # which may overflow
+        there = target.gradient(target.mean - per_sample(factor, slope) * slope)[0]
         curvature = (norm(slope - there) / probe).clamp_min(1 / target.radius**2)
         return per_sample(curvature.rsqrt(), slope)
 

@@ -152,7 +152,9 @@ def _curvature(misfit: Misfit, image: Tensor, slope: Tensor) -> Tensor:
     size, tiny = 0.01 * image[0].numel() ** 0.5, torch.finfo(image.dtype).tiny
     direction, found = slope, torch.zeros_like(norm(slope))
     for _ in range(PROBES):
-        probe = image + per_sample(size / norm(direction).clamp_min(tiny), image) * direction
+        length = norm(direction)
+        factor = torch.where(length == 0, 0, size / length.clamp_min(tiny))  # which may overflow
+        probe = image + per_sample(factor, image) * direction
         direction = misfit.gradient(probe)[0] - slope
         found = torch.maximum(found, norm(direction) / size)
     return found

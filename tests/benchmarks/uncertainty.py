@@ -6,8 +6,9 @@ docs/uncertainty.md.
 For each field and method some images to learn a factor from (numbers 1000 and up, as `lmaps
 calibrate` takes them), and others to test it on (numbers from 0). Results stay in a folder beside
 the table, and an interrupted run goes on; `--report` prints the table of what there is. Settings
-are those of the presets, on the cards' images, but for MRI: 96 x 96 pixels, since 192 x 192 take
-four times as long. Factors of the package come from the same runs:
+are those of the presets, on the cards' images, but for two that take long: MRI has 96 x 96 pixels,
+scattering solves its local problems by singular vectors. Factors of the package come from the same
+runs:
 
     lmaps calibrate scattering/linear_60 --preset uncertainty --samples 6 --images 10 \\
         --runs table-runs/scattering/draws
@@ -41,6 +42,7 @@ class Field:
     daps: dict
     overrides: dict = field(default_factory=dict)
     maxima: str = "default"  # the preset without draws, of one run a sample
+    local: dict = field(default_factory=dict)  # the local solver, where not the preset's
 
 
 def draw(local: str, **options) -> dict:
@@ -61,7 +63,9 @@ CARDS = {
         "phantom",
         6,
         {"levels": 40, "ode_steps": 1, "radius": 0.5, "sigma_max": 20.0, "sigma_min": 0.005,
-         "local": draw("conjugate_gradient", iterations=30, tolerance=1e-3)},
+         "local": draw("exact_svd")},
+        {"physics.svd": True},
+        local={"method": "exact_svd"},
     ),
     "mri": Field(
         "mri/simulated",
@@ -82,6 +86,8 @@ def run(name: str, method: str, folder: Path, each: str) -> None:
     if method == "DAPS":
         changes |= {"solver.method": "daps"}
         changes |= {f"solver.{key}": value for key, value in here.daps.items()}
+    elif here.local:
+        changes["solver.local.local" if method == "draws" else "solver.local"] = here.local
     report = reconstruct_many(
         here.card, (), folder, here.samples, each=each, overrides=changes, preset=preset,
         device="cpu", figures=False, further_runs=False,

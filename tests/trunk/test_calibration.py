@@ -187,6 +187,7 @@ def test_the_object_is_where_the_mean_is_above_a_twentieth_of_its_peak():
         (np.zeros((1, 4)), np.zeros((1, 5, 4)), {"levels": (1.0,)}, "level between 0 and 1"),
         (np.zeros((1, 4)), np.zeros((1, 5, 4)), {"factor": 0.0}, "factor > 0"),
         (np.zeros((1, 4)), np.zeros((1, 5, 4)), {"bins": 1}, "bins >= 2"),
+        (np.zeros((1, 4), complex), np.zeros((1, 5, 4)), {}, "is complex; give magnitudes"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(truths, samples, options, told):

@@ -15,13 +15,14 @@ from lmaps_science.priors import (
     Control,
     NetworkDenoiser,
     build_network,
+    from_function,
     load_control,
     load_prior,
     save_control,
     save_prior,
 )
 from lmaps_science.sampling import InverseProblem, hint, sample, stack
-from lmaps_science.solvers import DMAP, DPS, LMAPS, FreeDoM
+from lmaps_science.solvers import DMAP, DPS, LMAPS, FreeDoM, Population
 from lmaps_science.training import ArrayImages, TrainingSettings
 from lmaps_science.training.control import FirstImages, train_control
 
@@ -153,6 +154,40 @@ def test_observations_side_by_side_are_each_told_their_own_data():
     for found, alone in zip(joined, problems, strict=True):
         expected = sample(alone, solver, 2, progress=False)
         torch.testing.assert_close(found.estimates, expected.estimates, rtol=1e-3, atol=1e-4)
+
+
+def told_conditional(prior):
+    control = Control(prior.network)
+    for parameter in control.parameters():
+        torch.nn.init.normal_(parameter, std=0.05, generator=torch.Generator().manual_seed(3))
+    return ConditionalDenoiser(prior, control)
+
+
+def test_particles_are_told_the_data_of_their_sample():
+    prior = random_prior(SONG)
+    problems = [problem(prior, told_conditional(prior), seed) for seed in range(2)]
+    solver = Population(LMAPS(levels=5, sigma_max=20.0, conditional=True), 3, keep={0.66: 1})
+    joined = sample(stack(problems), solver, 2, progress=False).split()
+    for found, alone in zip(joined, problems, strict=True):
+        expected = sample(alone, solver, 2, progress=False)
+        torch.testing.assert_close(found.estimates, expected.estimates, rtol=1e-3, atol=1e-4)
+
+
+def test_only_those_who_use_it_pay_for_being_told():
+    prior = random_prior(SONG)
+    with_one, without = problem(prior, told_conditional(prior)), problem(prior)
+    counts = [sample(p, DPS(3), progress=False).counts for p in (with_one, without)]
+    assert counts[0] == counts[1]
+    solver = FreeDoM(6, conditional=True)
+    counts = sample(with_one, solver, progress=False).counts
+    assert solver.network_calls == counts["denoiser_calls"] + 2 * counts["denoiser_vjps"]
+
+
+def test_dmap_ends_with_the_image_of_the_conditional():
+    prior = random_prior(SONG)
+    using = problem(prior, from_function(lambda x, sigma: 0 * x + 0.7, (1, 8, 8)))
+    estimates = sample(using, DMAP(3, conditional=True), progress=False).estimates
+    torch.testing.assert_close(estimates, torch.full_like(estimates, 0.7))
 
 
 def test_untold_it_says_so():

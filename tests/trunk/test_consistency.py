@@ -102,6 +102,23 @@ def test_unsampled_data_do_not_count():
 
 
 @pytest.mark.parametrize(
+    "local", [Adam(5), BarzilaiBorwein(5), LBFGS(5), GradientSteps(5)], ids=str
+)
+def test_a_descent_shows_what_is_not_finite_and_stays_where_nothing_is_left(local):
+    """The latter in images so large that the first step of a slope of 0 would overflow."""
+    start = torch.zeros(2, 1, 500, 400)
+
+    def broken(x):
+        return torch.full_like(x, torch.nan), x.flatten(1).sum(1)
+
+    def flat(x):
+        return torch.zeros_like(x), torch.zeros(len(x))
+
+    assert local.minimise(broken, start).isnan().all()
+    assert torch.equal(local.minimise(flat, start), start)
+
+
+@pytest.mark.parametrize(
     "local", [GradientSteps(1500, 5e-3), Adam(1500, 3e-3), BarzilaiBorwein(60), LBFGS(60)], ids=str
 )
 def test_a_descent_stops_at_its_goal_and_not_before(local):

@@ -55,12 +55,13 @@ def test_the_dmap_step_is_the_papers(steps):
     """K times x - zeta grad R, then the sphere; the first gradient at x_i, the others at x'."""
     solver = DMAP(15, zeta=0.3, scale_free=False, steps=steps)
     problem, x, got, mean, spread, (sigma, after) = a_step(solver)
-    zeta = 0.3 * ((1 + sigma**2) * (1 + after**2)) ** 0.5  # on the variance-preserving state
+    # On the variance-preserving states: zeta / (alpha of the gradient, alpha of the image)
+    zetas = [0.3 * ((1 + at**2) * (1 + after**2)) ** 0.5 for at in (sigma, after, after)]
     current = mean + spread * SampleNoise(0, (0, 1)).normal(mean, 1, LEVEL)
     slope = residual_slope(problem, x, sigma)
     for k in range(steps):
         slope = slope if k == 0 else residual_slope(problem, current, after)
-        current = current - zeta * slope
+        current = current - zetas[k] * slope
         current = mean + 30**0.5 * spread * (current - mean) / length(current - mean)
     torch.testing.assert_close(got, current)
 

@@ -164,6 +164,58 @@ def test_lbfgs_gets_past_infinite_and_undefined_values():
     torch.testing.assert_close(x, torch.ones_like(x), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("at", ["value", "gradient"])
+def test_what_is_not_finite_at_the_start_is_not_taken_for_a_minimum(at):
+    def broken(x):
+        g, f = rosenbrock(x)
+        bad = torch.tensor([torch.nan, 0.0, 0.0, 0.0], dtype=x.dtype)
+        return (g, f + bad) if at == "value" else (g + bad[:, None], f)
+
+    x = lbfgs(broken, STARTS, iterations=20)
+    assert x[0].isnan().all()
+    torch.testing.assert_close(x[1:], lbfgs(rosenbrock, STARTS[1:], iterations=20))
+    matrices, b = systems(batch=3)
+    b[1, 0] = torch.nan
+    found = conjugate_gradient(product(matrices), b)
+    assert found[1].isnan().all()
+    assert found[[0, 2]].isfinite().all()
+
+
+def test_lbfgs_has_the_pairs_of_the_textbook():
+    """Algorithm 7.5 with a memory of every sample's own: a rejected step is no pair of it."""
+
+    def textbook(x, memory, iterations):
+        (g, f), pairs, t = rosenbrock(x), [], 1.0
+        d = -0.5 * g / g.norm()
+        for _ in range(iterations - 1):
+            g_new, f_new = rosenbrock(x + t * d)
+            slope = (g * d).sum()
+            if f_new > f + 1e-4 * t * slope:
+                best = -slope * t / (2 * ((f_new - f) / t - slope))
+                t = min(max(float(best), 0.1 * t), 0.5 * t)
+                continue
+            s, y = t * d, g_new - g
+            if (s * y).sum() > 1e-10 * s.norm() * y.norm():
+                pairs = [*pairs, (s, y)][-memory:]
+            x, g, f, t = x + t * d, g_new, f_new, 1.0
+            q, alphas = g, []
+            for s, y in reversed(pairs):
+                alphas.append((s * q).sum() / (s * y).sum())
+                q = q - alphas[-1] * y
+            s, y = pairs[-1]
+            q = q * (s * y).sum() / (y * y).sum()
+            for (s, y), alpha in zip(pairs, reversed(alphas), strict=True):
+                q = q + (alpha - (y * q).sum() / (s * y).sum()) * s
+            d = -q
+        return x
+
+    options = {"iterations": 15, "memory": 3, "tolerance": 0}
+    x = lbfgs(rosenbrock, STARTS[:3], first_step=0.5, **options)
+    for k in range(3):
+        expected = textbook(STARTS[[k]], 3, 15)
+        torch.testing.assert_close(x[[k]], expected, rtol=1e-8, atol=1e-8)
+
+
 def test_lbfgs_leaves_a_minimum_alone():
     start = torch.ones(2, 2, dtype=torch.float64)
     counted = Counted(rosenbrock)

@@ -137,6 +137,15 @@ def test_complex_gaussian_misfit_is_the_log_density():
     assert misfit.objective_scale == pytest.approx(0.3**2 / 2)
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1), (1, 1, 1)])
+def test_one_number_is_one_noise_level_whatever_its_shape(shape):
+    operator = Affine(2.0, 0.0, (1, 6, 5))
+    y = torch.ones(1, 1, 6, 5, dtype=torch.float64)
+    one = GaussianMisfit(operator, y, torch.full(shape, 0.3, dtype=y.dtype))
+    assert one.common_variance is not None
+    assert one.common_variance.flatten().tolist() == pytest.approx([0.09])
+
+
 def test_blank_images_have_finite_values_and_gradients():
     misfit = closure_misfit()
     gradient, values = misfit.gradient(torch.zeros(1, 1, 9, 9, dtype=torch.float64))

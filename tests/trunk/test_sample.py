@@ -281,6 +281,9 @@ def test_a_run_resumes_after_its_last_level_and_between_batches(tmp_path):
         "autocast",
         "dtype",
         "data",
+        "noise",
+        "key",
+        "conditional",
         "prior",
         "mean",
     ],
@@ -310,6 +313,14 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, change):
         misfit = gaussian_real()
         misfit.y = misfit.y + 0.1
         problem = inverse_problem(misfit)
+    elif change == "noise":  # no more than other noise of the same level
+        misfit = gaussian_real()
+        misfit.y = misfit.y * (1 + 1e-9)
+        problem = inverse_problem(misfit)
+    elif change == "key":
+        problem = problem.with_key(7)
+    elif change == "conditional":
+        problem = replace(problem, conditional=problem.prior)
     elif change == "prior":
         prior = dense_gaussian()
         prior.value_range = (-2.0, 2.0)
@@ -675,6 +686,44 @@ def test_an_interrupt_keeps_the_levels_that_are_done(tmp_path, monkeypatch, leve
     assert levels == list(range(level, 12))
     assert (resumed.samples == whole.samples).all()
     assert resumed.counts == whole.counts
+
+
+@pytest.mark.parametrize("level", [0, 2])
+def test_an_interrupt_keeps_the_batches_that_are_done(tmp_path, monkeypatch, level):
+    """With checkpoints by time alone, and in the first level of a batch, too."""
+    problem, solver, file, levels = linear_problem(), lmaps(), tmp_path / "run.pt", []
+    options = {"batch_size": 1, "checkpoint_every": None}
+    whole, step, done = run(problem, solver, 3, **options), LMAPS.step, []
+
+    def interrupted(self, i, *arguments):
+        if len(done) == 24 + level:  # in the last of three batches
+            raise KeyboardInterrupt
+        done.append(i)
+        return step(self, i, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LMAPS, "step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(problem, solver, 3, checkpoint=file, **options)
+    options["callback"] = lambda i, state: levels.append(i)
+    resumed = run(problem, solver, 3, checkpoint=file, **options)
+    assert levels == list(range(level, 12))
+    assert (resumed.samples == whole.samples).all()
+    assert resumed.counts == whole.counts
+
+
+def test_a_checkpoint_may_have_any_name(tmp_path):
+    options = {"checkpoint": tmp_path / "state", "checkpoint_every": 1}
+    first = run(linear_problem(), lmaps(), **options)
+    assert (run(linear_problem(), lmaps(), **options).samples == first.samples).all()
+
+
+def test_a_trajectory_of_latents_has_axes_of_its_own():
+    found = run(linear_problem(), lmaps(), 2, trajectory=True)
+    latents = np.zeros((*found.trajectory.shape[:2], 4, 3, 2))
+    data = replace(found, trajectory=latents).to_xarray()
+    assert data["trajectory"].dims[2:] == ("latent_channel", "latent_row", "latent_column")
+    assert found.to_xarray()["trajectory"].dims[2:] == found.to_xarray()["image"].dims[1:]
 
 
 def test_checkpoints_are_written_by_time_too(tmp_path, monkeypatch):

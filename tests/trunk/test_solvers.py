@@ -1,3 +1,4 @@
+import math
 from dataclasses import FrozenInstanceError, fields, replace
 
 import numpy as np
@@ -215,6 +216,11 @@ def test_any_prior_will_do(make, prior):
         (LMAPS, {"kappa2": 0.0}),
         (LMAPS, {"rho": 1.5}),
         (LMAPS, {"levels": 0}),
+        (LMAPS, {"kappa": math.inf}),
+        (LMAPS, {"kappa1": math.inf}),
+        (LMAPS, {"kappa2": math.inf}),
+        (DAPS, {"radius": math.inf}),
+        (DPS, {"zeta": math.nan}),
         (DPS, {"zeta": 0.0}),
         (DPS, {"levels": 0}),
         (DAPS, {"ode_steps": 0}),

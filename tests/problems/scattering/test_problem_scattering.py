@@ -18,7 +18,13 @@ from lmaps_science.noise import SampleNoise
 from lmaps_science.physics.lippmann_schwinger import NotConverged
 from lmaps_science.physics.multi_frequency import Clamp, LinearMultiFrequency, MultiFrequency
 from lmaps_science.physics.scattering import BornScattering, ScatteringGeometry
-from lmaps_science.priors import Denoiser, DiagonalCovariance, GaussianPrior, TotalVariationPrior
+from lmaps_science.priors import (
+    Denoiser,
+    DiagonalCovariance,
+    GaussianPrior,
+    TotalVariationPrior,
+    from_function,
+)
 from lmaps_science.priors.total_variation import total_variation, tv_prox
 from lmaps_science.problems.scattering.baselines import (
     filtered_back_propagation,
@@ -258,6 +264,22 @@ def test_hopping_uses_the_frequencies_one_after_the_other(full_wave):
     assert set(seen) == {1, 2}
     with pytest.raises(ValueError, match=r"hop_until in \[0, 1\]"):
         FrequencyHopping(hop_until=1.5)
+
+
+def test_hopping_takes_noise_of_any_shape_and_asks_the_conditional():
+    """One number, or one for each datum; and `conditional=True` is no empty word."""
+    problem = load(FULL_WAVE, **FULL)
+    y, alone = problem.misfit.y, float(problem.misfit.sigma.flatten()[0])
+    solver, found = FrequencyHopping(3, sigma_max=1.0, hop_until=1.0), []
+    for sigma in (alone, torch.full(y.shape[1:], alone)):
+        misfit = GaussianMisfit(problem.misfit.operator, y, sigma)
+        changed = dataclasses.replace(problem, misfit=misfit)
+        found.append(sample(changed, solver, 1, progress=False).samples)
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-4, atol=1e-5)
+    blank = from_function(lambda x, sigma: 0 * x - 1, problem.image_shape)
+    told = dataclasses.replace(changed, conditional=blank)
+    other = sample(told, dataclasses.replace(solver, conditional=True), 1, progress=False)
+    assert np.abs(other.samples - found[0]).max() > 1e-3
 
 
 def test_hopping_needs_several_frequencies(linear):

@@ -47,8 +47,9 @@ def prior_train(
 ) -> None:
     """Train a prior, or go on training it.
 
-    The same command goes on from the last checkpoint in its folder. --like is black_hole, brain
-    (extra `brain`), nuclei or photographs (Debian packages).
+    The same command goes on from the last checkpoint in its folder. --like is black_hole
+    (the default), compact_sources, nuclei, photographs (Debian packages), heads (extra `heads`)
+    or brain (extra `brain`), both with Debian's mricron-data.
 
     \b
     lmaps prior train --out prior --steps 20000 --precision bf16

@@ -101,7 +101,7 @@ def load_prior(
         DataError: missing, truncated, foreign or unsafe files; weights that do not fit.
 
     Example:
-        >>> load_prior("blackhole.pt", config={"preconditioning": "edm"})  # doctest: +SKIP
+        >>> load_prior("blackhole.pt", config={"preconditioning": "vp"})  # doctest: +SKIP
     """
     path = require_file(path)
     if _is_safetensors(path):

@@ -1,6 +1,6 @@
 r"""The local MAP problem of one noise level, and the solvers that can be swapped for it.
 
-The problem (paper 1, eq. 12-13): with the denoised image `m = D(x, sigma)`, minimise
+The problem (LMAPS paper, eq. 12-13): with the denoised image `m = D(x, sigma)`, minimise
 
 .. math:: J(z) = w_p \tfrac12 ||z - m||^2 + w_d \kappa_2 \ell(z), \quad
           w_p = \frac{\kappa_1^2}{\kappa_1^2 + \sigma^2}, \quad w_d = 1 - w_p
@@ -149,7 +149,7 @@ class GradientSolver(LocalSolver):
 
 @dataclass(frozen=True)
 class GradientSteps(GradientSolver):
-    """Plain gradient descent from the denoised image, as in paper 1 (algorithm 4).
+    """Plain gradient descent from the denoised image, as in the LMAPS paper (algorithm 4).
 
     The learning rate is in the units of J, so it belongs to one operator and one noise level of
     the data; `BarzilaiBorwein` needs none.
@@ -291,7 +291,7 @@ class LBFGS(GradientSolver):
 
 @dataclass(frozen=True)
 class ConjugateGradient(LocalSolver):
-    r"""The exact local MAP of a linear operator with Gaussian noise (paper 1, eq. 15).
+    r"""The exact local MAP of a linear operator with Gaussian noise (LMAPS paper, eq. 15).
 
     Solves `(w A^T A / sigma_y^2 + w_p) (z - m) = w A^T (y - A m) / sigma_y^2` with
     `w = w_d kappa_2 sigma_y^2` by conjugate gradients from `z = m`.

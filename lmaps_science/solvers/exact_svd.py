@@ -16,7 +16,7 @@ __all__ = ["ExactSVD"]
 
 @dataclass(frozen=True)
 class ExactSVD(LocalSolver):
-    r"""The local MAP of a linear operator with known singular vectors (paper 1, eq. 15).
+    r"""The local MAP of a linear operator with known singular vectors (LMAPS paper, eq. 15).
 
     Solves `(w A^T A / v + w_p) (z - m) = w A^T (y - A m) / v` for the variance `v` of a datum,
     in one go where `ConjugateGradient` iterates.

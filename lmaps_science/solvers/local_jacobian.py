@@ -25,7 +25,7 @@ __all__ = ["JacobianProblem", "KrylovProblem"]
 
 @dataclass(frozen=True)
 class JacobianProblem(LocalProblem):
-    r"""Of a linear operator with Gaussian noise, for `ConjugateGradient` (paper 1, eq. 15).
+    r"""Of a linear operator with Gaussian noise, for `ConjugateGradient` (LMAPS paper, eq. 15).
 
     .. math:: z = m + \Sigma A^T (A \Sigma A^T + \Gamma)^{-1} (y - H(m)), \quad \Sigma = \sigma^2 J
 

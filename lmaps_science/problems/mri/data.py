@@ -87,8 +87,9 @@ class SimulatedKSpace(Section):
     )
     image: str = Field(
         default="shepp_logan",
-        description="What is observed: shepp_logan, brain:K (random head number K; extra `brain` and "
-        "Debian's mricron-data), or an .npy file (H, W), real or complex; --data goes before it.",
+        description="What is observed: shepp_logan, brain:K (random head number K; extra `brain` "
+        "and Debian's mricron-data), or an .npy file (H, W), real or complex; --data goes before "
+        "it.",
     )
     phantom_seed: int = Field(
         default=1,

@@ -300,19 +300,25 @@ class GaussianMisfit(Misfit):
         return self.operator(x)
 
     def simulate(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """H(x) + sigma n, with E |n|^2 = 1; no noise in unsampled data, which no image changes.
-
-        Those are told by a random image, for which the operator gives exactly 0 there.
-        """
+        """H(x) + sigma n, with E |n|^2 = 1; no noise in data that are not `sampled`."""
         y = self.operator(x)
         noise = torch.empty_like(y).normal_(generator=generator)
-        return y + self.sigma * noise * self._sampled()
+        return y + self.sigma * noise * self.sampled()
 
-    def _sampled(self) -> Tensor:
-        """Which data images change: booleans (1 or N, ...)."""
+    def sampled(self) -> Tensor:
+        """Which data some image changes: booleans (1 or N, ...).
+
+        The others are 0 of a random image, and of a constant one what they are of another: clipped
+        values are 0, too, but not of both.
+        """
         shape = (self.operator.batch or 1, *self.operator.image_shape)
         probe = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(self.like)
-        return self.operator(probe) != 0
+        with torch.no_grad():
+            found = self.operator(probe) != 0
+            if self.operator.linear is None and not bool(found.all()):
+                blank = torch.zeros_like(probe)
+                found |= self.operator(blank + 1) != self.operator(blank)
+        return found
 
     def perturbed(
         self, batch: int, normal: Callable[[Tensor], Tensor], scale: float
@@ -327,7 +333,7 @@ class GaussianMisfit(Misfit):
 
     def noise_floor(self) -> Tensor:
         """Half the number of real data, a complex one counted twice; unsampled ones not at all."""
-        count = self._sampled().flatten(1).sum(1).to(self.like)
+        count = self.sampled().flatten(1).sum(1).to(self.like)
         return count if self.y.is_complex() else 0.5 * count
 
     def gaussian(self) -> GaussianMisfit:

@@ -175,6 +175,8 @@ class MultiCoilMRI(LinearOperator):
         total, weight = torch.zeros_like(image), self._whole_lines
         if weight is None:
             weight = self._post.abs().square()
+        elif self._waves is not None:
+            kept = weight[..., self._lines].mT  # not 1 / n alone: a line may be another image's
         for maps, conjugate in zip(
             self._own_maps.unbind(-3), self._conjugate_maps.unbind(-3), strict=True
         ):
@@ -186,7 +188,7 @@ class MultiCoilMRI(LinearOperator):
                 spectrum = torch.fft.fft(seen).mul_(weight)
                 seen = torch.fft.ifft(spectrum, norm="forward")
             else:
-                seen = self._second(self._first(seen).div_(seen.shape[-1]))
+                seen = self._second(self._first(seen).mul_(kept))
             total.addcmul_(seen, conjugate)
         return self._channels(total)
 

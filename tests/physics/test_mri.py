@@ -117,11 +117,12 @@ def test_single_precision_is_kept():
         assert (one - two).norm() <= 1e-6 * two.norm()
 
 
-def test_maps_and_masks_for_each_image_of_the_batch():
-    shape, x = (5, 6), images(3, 2, 5, 6)
+@pytest.mark.parametrize("shape", [(5, 6), (46, 6)])  # 46: lines by a product of matrices
+def test_maps_and_masks_for_each_image_of_the_batch(shape):
+    x = images(3, 2, *shape)
     maps = small_maps((3, 2, *shape))
-    masks = np.stack([line_mask((5, 6), 2, axis=-2, seed=seed) for seed in range(3)])
-    for s, m in ((maps, masks), (maps, masks[0]), (maps[0], masks), (maps, images(3, 5, 6) > 0)):
+    masks = np.stack([line_mask(shape, 2, axis=-2, seed=seed) for seed in range(3)])
+    for s, m in ((maps, masks), (maps, masks[0]), (maps[0], masks), (maps, images(3, *shape) > 0)):
         operator = MultiCoilMRI(s, m)
         y, normal = operator(x), operator.normal(x)
         torch.testing.assert_close(normal, operator.adjoint(y), rtol=0, atol=1e-13)

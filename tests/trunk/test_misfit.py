@@ -10,7 +10,7 @@ from registries import (
 )
 
 from lmaps_science.misfit import GaussianMisfit
-from lmaps_science.operators import Affine
+from lmaps_science.operators import Affine, Operator
 from lmaps_science.physics.closure_misfit import ClosureMisfit
 from lmaps_science.physics.interferometry import ClosureQuantities, ClosureSet, Visibilities
 
@@ -144,6 +144,26 @@ def test_one_number_is_one_noise_level_whatever_its_shape(shape):
     one = GaussianMisfit(operator, y, torch.full(shape, 0.3, dtype=y.dtype))
     assert one.common_variance is not None
     assert one.common_variance.flatten().tolist() == pytest.approx([0.09])
+
+
+class Clipped(Operator):
+    """Twice the contrast, what is outside of [0, 1] cut off; a third is never seen."""
+
+    image_shape = data_shape = (1, 6, 5)
+
+    def _forward(self, x):
+        y = (2 * x - 0.5).clamp(0, 1)
+        return torch.cat([0 * y[:, :, :2], y[:, :, 2:]], 2)
+
+
+def test_clipped_data_have_noise_and_count_where_images_can_change_them():
+    misfit = GaussianMisfit(Clipped(), torch.zeros(1, 1, 6, 5, dtype=torch.float64), 0.1)
+    seen = torch.zeros(1, 1, 6, 5, dtype=torch.bool)
+    seen[:, :, 2:] = True
+    assert torch.equal(misfit.sampled(), seen)
+    assert misfit.noise_floor().tolist() == [10.0]
+    noise = misfit.simulate(torch.full((1, 1, 6, 5), -3.0, dtype=torch.float64))
+    assert torch.equal(noise != 0, seen)
 
 
 def test_blank_images_have_finite_values_and_gradients():

@@ -13,7 +13,7 @@ import xarray as xr
 from lmaps_science import metrics
 from lmaps_science.cards.problem import Problem
 from lmaps_science.cards.verdict import Check
-from lmaps_science.io import pixel_size_rad
+from lmaps_science.io import DataError, pixel_size_rad
 from lmaps_science.io.images import MICROARCSECOND
 from lmaps_science.operators import Affine
 from lmaps_science.physics.closure_misfit import ClosureMisfit
@@ -53,12 +53,14 @@ class BlackHoleProblem(Problem):
     Attributes:
         closures: the misfit on physical images; without its flux term, in any unit of flux.
         metrics_mode: "exact", or "inversebench" for the benchmark's own definitions.
+        closures_alone: the data are other closure quantities than those of the observation.
     """
 
     main_metric = "blur_psnr_15"  # at the array's resolution
 
     closures: ClosureMisfit
     metrics_mode: str = "exact"
+    closures_alone: bool = False
 
     @property
     def flux(self) -> float | None:
@@ -99,7 +101,9 @@ class BlackHoleProblem(Problem):
     def with_data(self, data: torch.Tensor) -> BlackHoleProblem:
         """The same problem with other closure quantities (1, n), like `misfit.data`."""
         closures = self.closures.with_data(data)
-        return self._changed(misfit=self.misfit.with_data(data), closures=closures)
+        return self._changed(
+            misfit=self.misfit.with_data(data), closures=closures, closures_alone=True
+        )
 
     def _against(self, truth: np.ndarray, images: np.ndarray) -> dict[str, torch.Tensor]:
         mode, flux = self.metrics_mode, (truth[None] / truth.max()).sum()
@@ -191,8 +195,8 @@ class BlackHoleProblem(Problem):
 
     @property
     def classical(self) -> Mapping[str, Callable[[], xr.DataArray]]:
-        """Regularised maximum likelihood."""
-        return {"rml": self.baseline}
+        """Regularised maximum likelihood, which takes visibilities."""
+        return {} if self.closures_alone else {"rml": self.baseline}
 
     @property
     def _beam_pixels(self) -> float:
@@ -264,7 +268,13 @@ class BlackHoleProblem(Problem):
 
         Raises:
             ImportError: eht-imaging is missing.
+            DataError: the data are closure quantities alone (`with_data`).
         """
+        if self.closures_alone:
+            raise DataError(
+                "regularised maximum likelihood takes visibilities, and these data are closure "
+                "quantities alone: leave rml out."
+            )
         from lmaps_science.problems.black_hole.baselines import regularised_maximum_likelihood
 
         npix = self.image_shape[-1]

@@ -90,9 +90,9 @@ class NoiseSection(Section):
     """The noise of the k-space samples.
 
     `sigma` is its standard deviation (E|n|^2 = sigma^2) in units of k-space; null estimates it from
-    the outer k-space that was acquired. `prewhiten` makes the noise of the coils independent and of
-    unit variance first, by the file's noise scan or else by the corners of k-space, which should
-    then hold no signal; `coils` compresses them to as many virtual ones.
+    the outer k-space that was acquired, as `prewhiten` needs. That makes the noise of the coils
+    independent and of unit variance first, by the file's noise scan or else by the corners of
+    k-space, which should then hold no signal; `coils` compresses them to as many virtual ones.
     """
 
     sigma: PositiveFloat | None = Field(
@@ -243,10 +243,16 @@ class MRICard(Card):
     def _mixed(self, scan: Scan, mask: np.ndarray) -> Scan:
         """The scan after prewhitening and coil compression, both found from acquired samples."""
         if self.noise.prewhiten:
+            if self.noise.sigma is not None:
+                raise DataError(
+                    "noise.sigma is in units of k-space, which noise.prewhiten changes: give one "
+                    "of them, e.g. noise.sigma=null."
+                )
             covariance = coils.noise_covariance(
                 scan.kspace * mask if scan.noise is None else scan.noise
             )
-            scan = scan.mapped(lambda x: coils.prewhiten(x, covariance))
+            # Of coils whose noise has unit variance the maps have another norm; so has the image.
+            scan = scan.mapped(lambda x: coils.prewhiten(x, covariance)).normalised()
             scan = replace(scan, sigma=None)
         if self.noise.coils is not None:
             matrix = coils.compress_coils(scan.kspace * mask, self.noise.coils)[1]

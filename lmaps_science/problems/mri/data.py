@@ -145,6 +145,15 @@ class Scan:
         kspace = change(self.kspace)
         return replace(self, kspace=kspace, maps=maps, reference_maps=reference_maps)
 
+    def normalised(self) -> Scan:
+        """The scan with maps of norm 1, and its image times the norm that they had."""
+        maps = None if self.maps is None else _unit_norm(self.maps)
+        if self.reference is None or self.reference_maps is None:
+            return replace(self, maps=maps)
+        reference = self.reference * np.linalg.norm(self.reference_maps, axis=0)
+        reference_maps = _unit_norm(self.reference_maps)
+        return replace(self, maps=maps, reference=reference, reference_maps=reference_maps)
+
 
 def measured(section: MeasuredKSpace, data: str | Path | None) -> Scan:
     """The slice of k-space in `data`, else in the section's file, else in that of its manifest.

@@ -16,6 +16,7 @@ from lmaps_science import metrics
 from lmaps_science.cards.problem import Problem
 from lmaps_science.cards.verdict import Check
 from lmaps_science.misfit import GaussianMisfit
+from lmaps_science.physics import coils
 from lmaps_science.physics.mri import MultiCoilMRI
 from lmaps_science.physics.sampling import calibration_region
 from lmaps_science.problems.mri.baselines import sense_reconstruction
@@ -76,7 +77,9 @@ class MRIProblem(Problem):
             values["held_out_error"] = (squares[:, 1] / energy).sqrt()
         if self.truth is not None:
             pair = metrics.magnitudes(x.cpu(), self.truth.values[None])
-            values |= {"psnr": metrics.psnr(*pair), "ssim": metrics.ssim(*pair)}
+            values["psnr"] = metrics.psnr(*pair)
+            if min(x.shape[-2:]) >= 11:  # the window of SSIM
+                values["ssim"] = metrics.ssim(*pair)
         return {name: value.cpu().double().numpy() for name, value in values.items()}
 
     def with_data(self, data: Tensor) -> MRIProblem:
@@ -84,7 +87,13 @@ class MRIProblem(Problem):
         kspace = self.observation["kspace"].copy(data=data[0].cpu().numpy())
         nothing = xr.zeros_like(self.observation["held_out"])
         observation = self.observation.assign(kspace=kspace, held_out=nothing)
-        return self._changed(misfit=self.misfit.with_data(data), observation=observation)
+        acquired = data[0].cpu().numpy() * self.observation["mask"].values
+        zero_filled = coils.mvue(acquired, self._operator.maps.cpu().numpy())
+        return self._changed(
+            misfit=self.misfit.with_data(data),
+            observation=observation,
+            zero_filled=self.zero_filled.copy(data=as_channels(zero_filled)),
+        )
 
     def dataset(self, result: Result) -> xr.Dataset:
         """Samples, their complex mean, the spread of their magnitude, and each one's metrics.
@@ -147,7 +156,8 @@ class MRIProblem(Problem):
                 5.0,
                 f"over-fitted, or the noise level ({noise}) is too large",
             )
-        if self.card.model_dump()["sampling"]["hold_out"]:
+        wanted = self.card.model_dump()["sampling"]["hold_out"]
+        if wanted and self.observation["held_out"].values.any():
             yield from self._predictions(data)
         yield Check(
             "share of the image without coil maps",

@@ -69,12 +69,7 @@ class RestorationProblem(Problem):
     @cached_property
     def count(self) -> int:
         """How many numbers were measured: those that some picture changes."""
-        operator = self.physical.operator
-        generator = torch.Generator().manual_seed(0)
-        probe = torch.rand((1, *operator.image_shape), generator=generator).to(self.physical.like)
-        with torch.no_grad():
-            changed = operator(probe) != operator(torch.zeros_like(probe))
-        return max(int(changed.sum()), 1)
+        return max(int(self.physical.gaussian().sampled().sum()), 1)
 
     def with_data(self, data: Tensor) -> RestorationProblem:
         """The same problem with other data (1, ...), like `misfit.data`."""

@@ -495,3 +495,7 @@ def test_the_classical_image_of_a_problem(simulated, result):
     assert image.shape == (16, 16)
     assert float(image.sum()) == pytest.approx(0.6, rel=0.1)
     assert "baseline" not in simulated.analyse(result)  # it is not made unasked
+    other = simulated.with_data(simulated.misfit.data)  # closures, without visibilities
+    assert "rml" not in other.classical
+    with pytest.raises(DataError, match="takes visibilities"):
+        other.baseline()

@@ -266,6 +266,34 @@ def test_prewhitening_and_compression_keep_the_image(kspace, tmp_path):
         assert np.corrcoef(images[0].ravel(), other.ravel())[0, 1] > 0.98
 
 
+@pytest.mark.parametrize("maps", ["calibration", "file", "full"])
+@pytest.mark.parametrize("scaling", ["acquired", "reference"])
+def test_prewhitening_keeps_truth_image_and_scale_together(maps, scaling):
+    """The least-squares image of all lines is the truth, and its 99th percentile 1."""
+    changes = {"maps.source": maps, "scaling": scaling, "noise.prewhiten": True}
+    problem = simulated(**changes, **{"sampling.acceleration": 1})
+    data, operator = problem.misfit.y, problem.misfit.operator
+    squares = operator.maps.abs().square().sum(0)
+    assert squares[squares > 0].sqrt().numpy() == pytest.approx(1, abs=1e-3)
+    image = operator.adjoint(data)[0].numpy()
+    assert np.percentile(np.hypot(*image), 99) == pytest.approx(1, abs=0.1)
+    truth = np.hypot(*problem.truth.values)
+    assert np.percentile(truth, 99) == pytest.approx(1, abs=0.1)
+    assert problem.evaluate(image[None])["psnr"] > 25
+    with pytest.raises(DataError, match=r"noise\.prewhiten changes"):
+        simulated(**changes, **{"noise.sigma": 1.0})
+
+
+def test_other_data_bring_their_own_zero_filled_image_and_nothing_held_out():
+    problem = simulated(**{"sampling.hold_out": 0.1})
+    other = problem.with_data(2 * problem.misfit.y)
+    np.testing.assert_allclose(
+        other.zero_filled.values, 2 * problem.zero_filled.values, rtol=1e-3, atol=1e-4
+    )
+    result = sample(other, LMAPS(2, sigma_max=1.0), 1, progress=False)
+    assert "held_out_error" not in other.analyse(result)
+
+
 def test_the_noise_level_is_found_or_given(kspace, tmp_path):
     true = 7.0 * 0.01 * np.sqrt(2)
     path = save(tmp_path, kspace[0])

@@ -113,7 +113,8 @@ def move(
     """Copy of `value` on `device` in real `dtype`; complex tensors take its complex partner.
 
     Walks tensors, modules, `Movable` objects, and lists, tuples and dicts of them. Integer and
-    boolean tensors change device only. Everything else is returned as it is.
+    boolean tensors change device only. Everything else is returned as it is, and so is a module
+    that is there: problems of one network share it.
     """
     if isinstance(value, Tensor):
         if dtype is None or not (value.is_floating_point() or value.is_complex()):
@@ -123,7 +124,9 @@ def move(
     if isinstance(value, Movable):
         return value.to(device=device, dtype=dtype)
     if isinstance(value, torch.nn.Module):  # Module.to works in place: never on the caller's module
-        return copy.deepcopy(value).to(device=device, dtype=dtype)
+        state = [*value.parameters(), *value.buffers()]
+        there = all(move(tensor, device, dtype) is tensor for tensor in state)
+        return value if there else copy.deepcopy(value).to(device=device, dtype=dtype)
     if isinstance(value, dict):
         return {key: move(item, device, dtype) for key, item in value.items()}
     if type(value) in (list, tuple):

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
+from lmaps_science.cards.calibration import read_factors
 from lmaps_science.cards.files import override, read_card
 from lmaps_science.cards.inputs import differences, made_from
 from lmaps_science.cards.problem import Problem
-from lmaps_science.cards.registry import find_kind
+from lmaps_science.cards.registry import find_kind, trusting
 from lmaps_science.cards.schema import Card, validate
 from lmaps_science.cards.sections import FileSection, find_prior
 from lmaps_science.io.files import DataError
@@ -81,8 +82,7 @@ def load_problem(
         changes["prior.kind"] = "gaussian"
     elif isinstance(prior, (str, Path)) and prior != "shipped":
         changes["prior"] = {"kind": "network", "file": str(prior)}
-    told = {"preset": preset, "prior": prior, "prior.kind": prior, "prior.file": prior}
-    _refuse_both(path for path in overrides if told.get(path) is not None)
+    refuse_both(prior, preset, overrides)
     card = load_card(name, {**changes, **overrides})
     if data is not None:
         refuse_second_data(card, overrides)
@@ -140,6 +140,8 @@ def build_problem(
             "data: the name of the file is empty, as that of a shell's variable that is not set. "
             "Give a file, or leave data (--data) out."
         )
+    if card.calibration is not None:  # found out before hours of work, not after
+        read_factors(Path(card.calibration).expanduser())
     problem = card.problem(name, data, prior, device, dtype)
     if card.conditional is not None:
         problem = _conditional(problem, card.conditional, name)
@@ -178,8 +180,10 @@ def _conditional(problem: Problem, file: str, name: str) -> Problem:
 def _check_operator(card: Card, training: Any, file: str, name: str) -> None:
     """Refuse conditional weights that were trained with another operator, where that is known."""
     try:
-        trained = load_card(training["card"], training["overrides"])
-    except (DataError, LookupError, TypeError):
+        told = {k: v for k, v in training["overrides"].items() if k.split(".")[0] in card.operator}
+        with trusting(()):  # a file of someone else's: nothing is imported that it names
+            trained = load_card(training["card"], told)
+    except (DataError, LookupError, TypeError, AttributeError):
         return  # trained from Python, or with a card that is no longer there
     contents = [_without_seeds(c.model_dump(include=set(card.operator))) for c in (trained, card)]
     found = differences(*contents)
@@ -232,6 +236,16 @@ def refuse_second_data(card: Card, overrides: Iterable[str]) -> None:
         DataError: there is one: one of them would be ignored.
     """
     _refuse_both(path for path in overrides if _names_data(card, path))
+
+
+def refuse_both(prior: Any, preset: str | None, overrides: Iterable[str]) -> None:
+    """Refuse overrides that say again what the arguments `prior` and `preset` have said.
+
+    Raises:
+        DataError: which.
+    """
+    told = {"preset": preset, "prior": prior, "prior.kind": prior, "prior.file": prior}
+    _refuse_both(path for path in overrides if told.get(path) is not None)
 
 
 def _refuse_both(overrides: Iterable[str]) -> None:

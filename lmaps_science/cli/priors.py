@@ -196,6 +196,8 @@ def _recipe(
         )
     recipe = known[like]
     if images is not None:
+        if npix is not None:
+            raise DataError(f"--npix {npix}: images of a file have their own size. Leave it out.")
         return recipe, *_own_images(images, seed)
     size = npix or recipe.npix
     validation = (recipe.validation or recipe.images)(size, seed + 1)
@@ -207,7 +209,10 @@ def _recipe(
 def prior_train_conditional(
     card: Annotated[str, typer.Argument(help="Whose prior, operator and noise it is for.")],
     out: Annotated[Path, typer.Option(help="Folder for weights and checkpoints.")],
-    images: Annotated[int, typer.Option(min=1, help="How many images to train on.")] = 100,
+    images: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many of the recipe's images to train on.  [default: 100]"),
+    ] = None,
     file: Annotated[
         Path | None, typer.Option(help=".npy file (n, H, W) in [0, 1] instead of the recipe's.")
     ] = None,
@@ -257,8 +262,10 @@ def prior_train_conditional(
     recipe, size = known[like], problem.image_shape[-1]
     training: Any
     validation: Any
+    if file is not None and images is not None:
+        raise DataError(f"--images {images}: all images of --file are used. Leave one of them out.")
     if file is None:
-        training = FirstImages(recipe.images(size, seed), images)
+        training = FirstImages(recipe.images(size, seed), images or 100)
         validation = (recipe.validation or recipe.images)(size, seed + 1)
     else:
         training, validation = _own_images(file, seed)
@@ -272,7 +279,8 @@ def prior_train_conditional(
         validate_every=validate_every,
         validation_images=min(32, recipe.settings.validation_images),
     )
-    facts = {"card": card, "images": images, "overrides": settings_of(settings)}
+    count = (images or 100) if file is None else len(training.images)
+    facts = {"card": card, "images": count, "overrides": settings_of(settings)}
     path = train_control(
         problem, training, validation, out, options, facts=facts, description=description
     )

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from lmaps_science.io.files import DataError, sha256, suggestion
 from lmaps_science.priors.latent import Decoder
 from lmaps_science.priors.network_config import check_types, checked_image_shape
-from lmaps_science.priors.weights import WeightsFile, stored
+from lmaps_science.priors.weights import WeightsFile, buffers, stored
 
 __all__ = ["Autoencoder", "autoencoder_info", "load_autoencoder", "save_autoencoder"]
 
@@ -167,7 +167,7 @@ def save_autoencoder(
         "description": description,
         "training": dict(training),
     }
-    return _FILE.write(path, stored(network.state_dict(), torch.float16), facts)
+    return _FILE.write(path, stored(network.state_dict(), torch.float16, buffers(network)), facts)
 
 
 def load_autoencoder(path: str | Path) -> Decoder:

@@ -18,7 +18,7 @@ from lmaps_science.io.pytorch import read_tensors, require_stored
 from lmaps_science.priors.covariance import LowRankCovariance
 from lmaps_science.priors.networks import NetworkDenoiser, PreconditionedNetwork
 from lmaps_science.priors.state_dicts import infer_config, load_weights, normalise
-from lmaps_science.priors.weights import WeightsFile, stored
+from lmaps_science.priors.weights import WeightsFile, buffers, stored
 
 _FILE = WeightsFile("lmaps-prior", 1, "prior", "save_prior")
 _COMPONENTS, _VARIANCES = "covariance.components", "covariance.variances"
@@ -67,7 +67,7 @@ def save_prior(
         "training": dict(training),
         "parameters": sum(p.numel() for p in network.parameters()),
     }
-    tensors = stored(network.state_dict(), dtype)
+    tensors = stored(network.state_dict(), dtype, buffers(network))
     if isinstance(denoiser.covariance, LowRankCovariance):
         tensors |= stored({_COMPONENTS: denoiser.covariance.components}, dtype)
         tensors |= stored({_VARIANCES: denoiser.covariance.eigenvalues}, torch.float32)

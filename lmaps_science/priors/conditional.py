@@ -25,7 +25,7 @@ from lmaps_science.arrays import check_images
 from lmaps_science.io.files import DataError, sha256
 from lmaps_science.priors.base import Denoiser
 from lmaps_science.priors.networks import ARCHITECTURES, NetworkDenoiser, PreconditionedNetwork
-from lmaps_science.priors.weights import WeightsFile, stored
+from lmaps_science.priors.weights import WeightsFile, buffers, stored
 
 __all__ = ["ConditionalDenoiser", "Control", "control_info", "load_control", "save_control"]
 
@@ -168,7 +168,7 @@ def save_control(
         "description": description,
         "training": dict(training),
     }
-    return _FILE.write(path, stored(control.state_dict(), torch.float16), facts)
+    return _FILE.write(path, stored(control.state_dict(), torch.float16, buffers(control)), facts)
 
 
 def load_control(path: str | Path, base: NetworkDenoiser) -> tuple[Control, dict[str, Any]]:

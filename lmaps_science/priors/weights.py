@@ -6,7 +6,7 @@ No code of a file is run, and nothing is believed of it: whoever reads one check
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from lmaps_science.io.files import DataError, atomic_write, require_file, require_memory
 
-__all__ = ["WeightsFile", "stored"]
+__all__ = ["WeightsFile", "buffers", "stored"]
 
 _KEY = "lmaps"  # the one entry of the safetensors header that is ours
 
@@ -127,6 +127,19 @@ class WeightsFile:
         )
 
 
-def stored(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """A state dict, of any shapes, as it goes into a file: on the CPU, contiguous, in `dtype`."""
-    return {name: v.detach().to("cpu", dtype).contiguous() for name, v in state.items()}
+def stored(
+    state: Mapping[str, Tensor], dtype: torch.dtype, exact: Container[str] = ()
+) -> dict[str, Tensor]:
+    """A state dict, of any shapes, as it goes into a file: on the CPU, contiguous, in `dtype`.
+
+    Those named `exact` keep their precision, such as the frequencies of a noise embedding.
+    """
+    return {
+        name: v.detach().to("cpu", v.dtype if name in exact else dtype).contiguous()
+        for name, v in state.items()
+    }
+
+
+def buffers(network: nn.Module) -> set[str]:
+    """The names of what is no parameter among the state of a network."""
+    return {name for name, _ in network.named_buffers()}

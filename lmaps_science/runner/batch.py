@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from lmaps_science.cards.inputs import differences, identity, made_from, settings
+from lmaps_science.cards.inputs import differences, fingerprint, identity, made_from, settings
 from lmaps_science.cards.load import build_problem, find_device
 from lmaps_science.cards.problem import Problem
 from lmaps_science.cards.schema import Card
-from lmaps_science.cards.sections import NetworkSection
+from lmaps_science.cards.sections import NetworkSection, find_prior
 from lmaps_science.io import read_netcdf
 from lmaps_science.io.files import DataError, atomic_write, sha256
 from lmaps_science.io.folders import RESULT, SUMMARY, results_folder
@@ -280,7 +280,8 @@ def load(batch: Batch, observation: Observation, card: Card | None = None) -> Pr
     section = getattr(card, "prior", None)
     name = None
     if isinstance(section, NetworkSection):
-        name = f"{card.kind} {section.model_dump_json()} {device}"
+        weights = fingerprint(find_prior(section.file, card.kind))  # which may have been trained on
+        name = f"{card.kind} {section.model_dump_json()} {weights} {device}"
     prior = _SHARED.get(name) if name else None
     problem = build_problem(card, batch.card, observation.data, prior, device)
     if name and prior is None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lmaps_science.cards.inputs import fingerprint
-from lmaps_science.cards.load import load_card, refuse_second_data
+from lmaps_science.cards.load import load_card, refuse_both, refuse_second_data
 from lmaps_science.cards.schema import Card
 from lmaps_science.cards.series import expand
 from lmaps_science.io.files import DataError, names, read_text
@@ -83,7 +83,7 @@ class Batch:
         changes: dict[str, Any] = {} if self.preset is None else {"preset": self.preset}
         if self.prior == "gaussian":
             changes["prior.kind"] = "gaussian"
-        elif self.prior is not None:
+        elif self.prior is not None and self.prior != "shipped":
             changes["prior"] = {"kind": "network", "file": self.prior}
         own = {} if observation is None else observation.overrides
         return load_card(self.card, {**changes, **self.overrides, **own})
@@ -141,6 +141,8 @@ def find_observations(
         )
         for item in series:
             found.append(_observation(file, stems.get(file or ""), item, series))
+    prior = None if batch.prior == "shipped" else batch.prior
+    refuse_both(prior, batch.preset, batch.overrides)
     both = set(found[0].overrides) & set(batch.overrides)
     if both:
         raise DataError(f"--each {each} sets {names(sorted(both))}, which --set sets, too.")
@@ -176,7 +178,11 @@ def _names(files: Sequence[str]) -> dict[str, str]:
         found |= {file: name for file, name in chosen.items() if taken[name.lower()] == 1}
         if len(found) == len(files):
             break
-    return {file: found.get(file) or _plain(file) for file in files}
+    return {file: found.get(file) or f"{_plain(file)}-{_hash(file)}" for file in files}
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _last(path: Path, depth: int) -> list[str]:

@@ -38,15 +38,24 @@ def join_volumes(
         slices = [o for o in observations if o.volume == volume]
         files = [batch.folder(observation) / RESULT for observation in slices]
         target = Path(batch.out) / f"{volume}.nc"
-        fresh = not target.exists() or any(o.name in new for o in slices)
-        if not fresh or not all(file.is_file() for file in files):
+        if not all(file.is_file() for file in files):
+            continue
+        there = target.exists()
+        newest = max(file.stat().st_mtime for file in files)
+        if there and target.stat().st_mtime > newest and not any(o.name in new for o in slices):
             continue
         read = open_netcdf if importlib.util.find_spec("dask") else read_netcdf
-        joined = join([read(file) for file in files], next(iter(slices[0].each)))
-        write_netcdf(target, joined)
-        written.append(target)
         try:
-            written += write_volume(batch.out, joined, name=volume, force=True)
+            if there and "provenance" not in read(target):
+                raise DataError(
+                    f"{target} is no volume of results and stays: move it, and run the same "
+                    "command again."
+                )
+            joined = join([read(file) for file in files], next(iter(slices[0].each)))
+            write_netcdf(target, joined)
+            written.append(target)
+            # Beside a volume of ours, its other formats are ours, too.
+            written += write_volume(batch.out, joined, name=volume, force=there)
         except (DataError, ImportError) as error:
             if tell:
                 say(f"note: {volume}: {error}")

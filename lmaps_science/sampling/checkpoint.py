@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -18,6 +19,7 @@ from lmaps_science.noise import SampleNoise
 from lmaps_science.priors.conditional import ConditionalDenoiser
 from lmaps_science.sampling.protocol import InverseProblem, Solver, State
 
+_AT = "probes:"  # begins the numbers of a key
 _ADVICE = "Remove it, or give each run its own checkpoint file."
 
 
@@ -72,7 +74,7 @@ class Checkpoint:
             return
         saved = read_tensors(self.path, _ADVICE)
         key = saved.get("key") if isinstance(saved, dict) else type(saved).__name__
-        if key != self._key:
+        if not _same(key, self._key):
             raise ValueError(
                 f"{self.path} holds another run ({key}), not this one ({self._key}). {_ADVICE}"
             )
@@ -160,8 +162,22 @@ def _fingerprint(problem: InverseProblem) -> str:
         images.append(conditional(image, 1.0))
     numbers = [x for denoised in images for x in (denoised.mean(), norm(denoised))]
     numbers.append(problem.misfit(every).sum())
-    told = " ".join(f"{float(x):.4g}" for x in numbers)  # few digits: other processors round else
-    return f"{image.dtype} {problem.prior!r} {told} data={_digest(problem)} keys={problem.keys}"
+    told = " ".join(f"{float(x):.6g}" for x in numbers)
+    return (
+        f"{image.dtype} {problem.prior!r} data={_digest(problem)} keys={problem.keys} {_AT} {told}"
+    )
+
+
+def _same(one: Any, other: str) -> bool:
+    """Whether two keys are of one run; their numbers may differ by the rounding of processors."""
+    if not isinstance(one, str):
+        return False
+    (text, _, numbers), (wanted, _, expected) = (key.partition(_AT) for key in (one, other))
+    try:
+        pairs = zip(map(float, numbers.split()), map(float, expected.split()), strict=True)
+        return text == wanted and all(math.isclose(a, b, rel_tol=1e-3) for a, b in pairs)
+    except ValueError:
+        return False
 
 
 def _digest(problem: InverseProblem) -> str:

@@ -142,7 +142,6 @@ class _AutoencoderRun(Run):
         """An autoencoder has none."""
 
     def save(self, folder: Path, description: str) -> None:
-        write_tensors(folder / "state.pt", self.state())
         found, own = self.history[-1]["bands"], self.fresh
         if not (found["latent_std"] > 0 and math.isfinite(found["latent_std"])):
             raise ValueError(
@@ -161,3 +160,4 @@ class _AutoencoderRun(Run):
         training = {**settings, **self.progress(), **self.facts}
         path = folder / "autoencoder.safetensors"
         save_autoencoder(path, decoder, training=training, description=description)
+        write_tensors(folder / "state.pt", self.state())

@@ -122,7 +122,7 @@ class _ControlRun(Run):
         """It has none of its own."""
 
     def save(self, folder: Path, description: str) -> None:
-        write_tensors(folder / "state.pt", self.state())
         training = {**asdict(self.settings), **self.progress(), **self.facts}
         path = folder / "control.safetensors"
         save_control(path, self.ema, self.base, training=training, description=description)  # type: ignore[arg-type]
+        write_tensors(folder / "state.pt", self.state())

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from lmaps_science.io.files import make_folder
@@ -107,6 +108,8 @@ def fit(
 ) -> Path:
     """Take a run to its last step, from `folder/state.pt` where there is one; see `train`."""
     settings, folder = run.settings, make_folder(folder)
+    run.processes = accelerator.num_processes
+    run.origin["the images"] = torch.as_tensor(images.batch(0, 1)).float()
     if (folder / "state.pt").exists():
         run.load(folder / "state.pt")
     run.to(accelerator.device)

@@ -6,6 +6,7 @@ Source: Karras et al. 2022 (EDM), section 5 and Table 1, last column.
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -58,7 +59,8 @@ class Run:
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=0
         )
-        self.step, self.seconds = 0, 0.0
+        self.step, self.seconds, self.processes = 0, 0.0, 1
+        self.origin: dict[str, Tensor] = {}  # what tells it from a run of other images or weights
         self.history: list[dict[str, Any]] = []
         self.covariance: LowRankCovariance | None = None
 
@@ -131,6 +133,9 @@ class Run:
             "step": self.step,
             "seconds": self.seconds,
             "history": self.history,
+            "processes": self.processes,
+            "origin": self.origin,
+            "facts": json.dumps(dict(self.facts), sort_keys=True, default=str),
         }
 
     def progress(self) -> dict[str, Any]:
@@ -138,13 +143,12 @@ class Run:
         return {
             "step": self.step,
             "hours": round(self.seconds / 3600, 2),
-            "images_seen": self.step * self.settings.batch_size,
+            "images_seen": self.step * self.settings.batch_size * self.processes,
             "validation": self.history[-1],
         }
 
     def save(self, folder: Path, description: str) -> None:
-        """Write the checkpoint and the weights."""
-        write_tensors(folder / "state.pt", self.state())
+        """Write the weights, and after them the checkpoint: what says so far is there."""
         save_prior(
             folder / "prior.safetensors",
             self.denoiser(),
@@ -152,12 +156,15 @@ class Run:
             description=description,
             dtype=torch.float16,
         )
+        write_tensors(folder / "state.pt", self.state())
 
     def begin_with(self, initial: nn.Module) -> None:
         """Take the weights of a network; raise ValueError for another architecture."""
         try:
             for network in (self.network, self.ema):
                 network.load_state_dict(initial.state_dict())
+            weights = next(iter(initial.state_dict().values()))
+            self.origin["the weights to begin with"] = weights.detach().float().cpu().clone()
         except RuntimeError as error:
             raise ValueError(
                 f"the prior to begin with is of another architecture than {self.config}: take its "
@@ -198,6 +205,20 @@ class Run:
                 f"{path} holds a run of other settings: {'; '.join(others.values())}. Give the "
                 "same, to go on with it, or another folder, to begin afresh."
             )
+        if state.get("processes", self.processes) != self.processes:
+            raise ValueError(
+                f"{path} holds a run on {state['processes']} GPUs or processes, and here are "
+                f"{self.processes}: their items would be others. Give as many, or another folder."
+            )
+        found = _differences(state.get("origin", {}), self.origin)
+        facts = json.dumps(dict(self.facts), sort_keys=True, default=str)
+        if state.get("facts", facts) != facts:
+            found.append(f"{state['facts']}, now {facts}")
+        if found:
+            raise ValueError(
+                f"{path} holds a run of something else: {'; '.join(found)}. Give the same, to go "
+                "on with it, or another folder, to begin afresh."
+            )
         if now["steps"] < state["step"]:
             raise ValueError(
                 f"{path} holds a run that has made {state['step']} steps, more than the "
@@ -219,3 +240,16 @@ class Run:
                 total += edm_loss(denoise, part, sigma, noise, self.sigma_data).sum().item()
             losses[f"{low:g}-{high:g}"] = total / len(x0)
         return losses
+
+
+def _differences(before: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> list[str]:
+    """What differs of the origins of two runs, but for the rounding of latents, in words."""
+    if not before:
+        return []  # older states do not tell
+    same = {
+        name
+        for name in before.keys() & now.keys()
+        if before[name].shape == now[name].shape
+        and torch.allclose(before[name], now[name], rtol=0, atol=0.02)
+    }
+    return [f"{name} are others" for name in sorted((before.keys() | now.keys()) - same)]

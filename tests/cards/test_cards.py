@@ -4,6 +4,7 @@ import json
 import pickle
 import re
 import shutil
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -20,6 +21,12 @@ from lmaps_science.cards.registry import kinds
 from lmaps_science.cards.sections import Pixels, Section, find_prior
 from lmaps_science.io import DataError
 
+SMALL_SCATTERING = {
+    "image.npix": 16,
+    "observation.receivers": 24,
+    "observation.transmitters": 4,
+    "prior.kind": "gaussian",
+}
 CARD = {
     "preset": "a",
     "presets": {"a": {"method": "dps", "levels": 5}, "b": {"method": "lmaps", "kappa1": 1.0}},
@@ -66,6 +73,22 @@ def test_weights_that_are_left_out_of_the_wheel_are_told_of(tmp_path, monkeypatc
     place = rf"lmaps-science/lmaps-science, as problems/black_hole/compact_sources_64.*{checksum}"
     with pytest.raises(DataError, match=rf"compact_sources_64.safetensors is not in this.*{place}"):
         find_prior("compact_sources_64.safetensors")
+
+
+def test_no_code_that_conditional_weights_name_is_imported(tmp_path, monkeypatch):
+    (tmp_path / "unwanted_module.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    problem = load_problem("scattering/linear_60", overrides=SMALL_SCATTERING)
+    for method in ("solver.method", "presets.x.method", "presets.default.method"):
+        training = {"card": "scattering/linear_60", "overrides": {method: "unwanted_module:Evil"}}
+        with suppress(DataError):
+            load._check_operator(problem.card, training, "control.safetensors", "linear_60")
+
+
+def test_a_calibration_file_that_is_not_there_is_told_before_the_work(tmp_path):
+    changes = {**SMALL_SCATTERING, "calibration": str(tmp_path / "none.json")}
+    with pytest.raises(DataError, match=r"none\.json"):
+        load_problem("scattering/linear_60", overrides=changes)
 
 
 def test_conditional_weights_that_are_left_out_of_the_wheel_are_told_of(tmp_path, monkeypatch):

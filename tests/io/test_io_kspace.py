@@ -404,3 +404,10 @@ def test_nifti(tmp_path):
     ):
         with pytest.raises(DataError, match=message):
             write_nifti(tmp_path / path, image, sizes)
+
+
+def test_names_with_dots_are_names(tmp_path):
+    for k, name in enumerate(("recon_0.1", "recon_0.2")):
+        write_cfl(tmp_path / name, np.full((2, 2), k))
+    for k, name in enumerate(("recon_0.1", "recon_0.2.cfl")):
+        assert (read_cfl(tmp_path / name) == k).all()

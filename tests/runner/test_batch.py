@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,11 +12,14 @@ import time
 
 import numpy as np
 import pytest
+import torch
+import xarray as xr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lmaps_science import load_problem, read_netcdf, reconstruct_many
 from lmaps_science.io import DataError
+from lmaps_science.priors import NetworkDenoiser, build_network, save_prior
 from lmaps_science.runner import Terminated, batch, many, memory
 from lmaps_science.runner.plan import Batch, find_observations, shard_of
 
@@ -64,6 +68,55 @@ def test_each_observation_has_a_name_and_a_key_of_its_own(tmp_path):
     found = find_observations(work, [f"{tmp_path}/night*/*.npy"])
     assert [o.name for o in found] == ["night1-obs", "other", "a_b_c", "night2-obs"]
     assert len({o.key for o in found}) == 4
+
+
+def test_names_that_become_the_same_are_told_apart(tmp_path):
+    for name in ("scan 1.npy", "scan_1.npy"):
+        np.save(tmp_path / name, np.eye(16))
+    work = Batch(CARD, str(tmp_path / "out"), prior="gaussian", overrides=SMALL)
+    found = find_observations(work, [f"{tmp_path}/*.npy"])
+    assert len({o.name.lower() for o in found}) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "overrides"),
+    [
+        ({"prior": "a.safetensors"}, {"prior.file": "b.safetensors"}),
+        ({"prior": "gaussian"}, {"prior.kind": "network"}),
+        ({"preset": "default"}, {"preset": "quick"}),
+    ],
+)
+def test_an_argument_and_an_override_that_say_the_same_are_refused(tmp_path, options, overrides):
+    work = Batch(CARD, str(tmp_path), overrides={**SMALL, **overrides}, **options)
+    with pytest.raises(DataError, match="would be ignored"):
+        find_observations(work, each="phantom:0-1")
+
+
+def test_weights_that_have_changed_are_read_again(tmp_path):
+    config = {
+        "architecture": "song",
+        "preconditioning": "edm",
+        "image_shape": [1, 16, 16],
+        "model_channels": 16,
+        "channel_mult": [1],
+        "num_blocks": 1,
+        "attn_resolutions": [],
+    }
+    file, found = tmp_path / "prior.safetensors", []
+    work = Batch(CARD, str(tmp_path / "out"), prior=str(file), overrides=SMALL)
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        network = build_network(config)
+        for parameter in network.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+        save_prior(file, NetworkDenoiser(network), training={"seed": seed})
+        (observation,) = find_observations(work, each="phantom:0-0")
+        found.append(batch.load(work, observation).prior.network)
+    weights = [next(iter(network.parameters())) for network in found]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[1], weights[2])
+    again = batch.load(work, observation).prior.network
+    assert next(iter(again.parameters())).data_ptr() == weights[2].data_ptr()  # shared, not copied
 
 
 def test_the_same_content_elsewhere_has_the_same_key(tmp_path):
@@ -351,6 +404,33 @@ def test_the_slices_of_a_volume_are_joined_when_all_are_done(tmp_path):
     before = (out / "scan.nc").stat().st_mtime_ns
     run_slices(tmp_path, data, batch_size=4)
     assert (out / "scan.nc").stat().st_mtime_ns == before
+
+
+def test_a_users_file_of_a_volumes_name_stays(tmp_path, capsys):
+    pytest.importorskip("nibabel", reason="needs nibabel (extra mri)")
+    pytest.importorskip("sigpy", reason="needs SigPy (extra mri)")
+    data, out = slices(tmp_path), tmp_path / "out"
+    out.mkdir()
+    (out / "scan.nii.gz").write_bytes(b"mine")
+    run_slices(tmp_path, data, "slice:0-1", progress=True)
+    assert (out / "scan.nii.gz").read_bytes() == b"mine"
+    assert "scan.nii.gz" in capsys.readouterr().err
+    xr.Dataset({"mine": 1}).to_netcdf(out / "scan.nc", engine="h5netcdf")
+    run_slices(tmp_path, data, "slice:0-2", progress=True)
+    assert "mine" in read_netcdf(out / "scan.nc")
+    assert "is no volume of results" in capsys.readouterr().err
+
+
+def test_a_volume_whose_join_was_cut_off_is_joined_again(tmp_path):
+    pytest.importorskip("sigpy", reason="needs SigPy (extra mri)")
+    data, out = slices(tmp_path), tmp_path / "out"
+    run_slices(tmp_path, data, "slice:0-1")
+    (out / "scan.nc").rename(tmp_path / "two.nc")
+    run_slices(tmp_path, data, "slice:0-2")
+    shutil.copyfile(tmp_path / "two.nc", out / "scan.nc")
+    os.utime(out / "scan.nc", (1, 1))
+    run_slices(tmp_path, data, "slice:0-2")
+    assert read_netcdf(out / "scan.nc").sizes["slice"] == 3
 
 
 def test_a_volume_with_gaps_has_no_nifti(tmp_path, capsys):

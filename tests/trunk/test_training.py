@@ -8,7 +8,7 @@ import torch
 
 from lmaps_science.cards.registry import recipes
 from lmaps_science.io import DataError
-from lmaps_science.priors import load_prior, prior_info
+from lmaps_science.priors import NetworkDenoiser, load_prior, prior_info, save_prior
 from lmaps_science.priors.draws import draw
 from lmaps_science.priors.networks import build_network
 from lmaps_science.training import ArrayImages, TrainingSettings, train
@@ -219,3 +219,50 @@ def test_a_run_goes_on_with_more_steps_and_with_other_settings_is_refused(tmp_pa
     longer = replace(short, steps=6, validate_every=2)
     path = train(CONFIG, images(0), images(1), tmp_path, longer, progress=False)
     assert prior_info(path)["training"]["step"] == 6
+
+
+@pytest.mark.parametrize("what", ["images", "facts", "weights", "processes"])
+def test_a_run_of_something_else_is_refused(tmp_path, what, monkeypatch):
+    short = replace(SETTINGS, steps=4, validate_every=4)
+    train(CONFIG, images(0), images(1), tmp_path, short, facts={"of": 1}, progress=False)
+    longer, chosen, options = replace(short, steps=6), images(0), {"facts": {"of": 1}}
+    if what == "images":
+        chosen = images(5)
+    elif what == "facts":
+        options = {"facts": {"of": 2}}
+    elif what == "weights":
+        options["initial"] = build_network(CONFIG)
+    else:
+        state = torch.load(tmp_path / "state.pt", weights_only=True)
+        torch.save({**state, "processes": 4}, tmp_path / "state.pt")
+    told = {
+        "images": "the images are others",
+        "facts": '"of": 1.*now .*"of": 2',
+        "weights": "weights to begin with are others",
+        "processes": "on 4 GPUs",
+    }[what]
+    with pytest.raises(ValueError, match=told):
+        train(CONFIG, chosen, images(1), tmp_path, longer, progress=False, **options)
+
+
+def test_weights_that_could_not_be_written_are_written_by_the_same_command(tmp_path, monkeypatch):
+    short = replace(SETTINGS, steps=4, validate_every=4)
+
+    def full(*args, **options):
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("lmaps_science.training.run.save_prior", full)
+        with pytest.raises(OSError, match="disk is full"):
+            train(CONFIG, images(0), images(1), tmp_path, short, progress=False)
+    path = train(CONFIG, images(0), images(1), tmp_path, short, progress=False)
+    assert prior_info(path)["training"]["step"] == 4
+
+
+def test_frequencies_of_noise_levels_keep_their_precision(tmp_path):
+    prior = NetworkDenoiser(build_network({**CONFIG, "embedding": "fourier"}))
+    path = save_prior(tmp_path / "p.safetensors", prior, training={}, dtype=torch.float16)
+    buffers = dict(prior.network.named_buffers())
+    assert buffers
+    for name, value in load_prior(path).network.named_buffers():
+        assert torch.equal(value, buffers[name]), name

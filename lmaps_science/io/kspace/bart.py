@@ -28,7 +28,7 @@ def read_cfl(path: str | os.PathLike[str]) -> np.ndarray:
         >>> read_cfl("scan.cfl").shape[:4]
         (4, 4, 1, 8)
     """
-    data, header = (Path(path).expanduser().with_suffix(s) for s in (".cfl", ".hdr"))
+    data, header = _both(path)
     for part in (data, header):
         if not part.exists():
             raise DataError(f"{part}: no such file; a BART array is a .cfl and a .hdr together.")
@@ -54,6 +54,14 @@ def read_cfl(path: str | os.PathLike[str]) -> np.ndarray:
     return np.memmap(data, dtype=np.complex64, mode="r", shape=tuple(sizes), order="F")
 
 
+def _both(path: str | os.PathLike[str]) -> tuple[Path, Path]:
+    """The two files of an array, named with or without their suffix: `recon_0.2` is a name, too."""
+    name = Path(path).expanduser()
+    if name.suffix in (".cfl", ".hdr"):
+        name = name.with_suffix("")
+    return name.with_name(f"{name.name}.cfl"), name.with_name(f"{name.name}.hdr")
+
+
 def write_cfl(path: str | os.PathLike[str], array: ArrayLike) -> None:
     """Write an array, its dimensions in BART's order, to `path` `.cfl` and `.hdr`.
 
@@ -67,10 +75,10 @@ def write_cfl(path: str | os.PathLike[str], array: ArrayLike) -> None:
     if values.ndim > 16:
         raise DataError(f"a BART array has at most 16 dimensions, this one {values.ndim}.")
     sizes = [*values.shape, *[1] * (16 - values.ndim)]
-    name = Path(path).expanduser()
-    with atomic_write(name.with_suffix(".cfl")) as temporary, open(temporary, "wb") as file:
+    data, header = _both(path)
+    with atomic_write(data) as temporary, open(temporary, "wb") as file:
         file.write(values.tobytes(order="F"))
-    with atomic_write(name.with_suffix(".hdr")) as temporary:
+    with atomic_write(header) as temporary:
         temporary.write_text("# Dimensions\n" + " ".join(map(str, sizes)) + "\n", encoding="ascii")
 
 

@@ -31,7 +31,8 @@ def join_volumes(
         tell: say what was written.
 
     Returns:
-        The files: `NAME.nc` in the folder of the batch, and what the field writes.
+        The files: `NAME.nc` in the folder of the batch, and what the field writes. Files of these
+        names that are no volume of ours are refused: they stay, and a note says so.
     """
     new, written = set(done), []
     for volume in {o.volume: None for o in observations if o.volume}:

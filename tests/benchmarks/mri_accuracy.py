@@ -33,6 +33,7 @@ from lmaps_science.local_map import ConjugateGradient
 from lmaps_science.problems.mri.baselines import sense_reconstruction
 from lmaps_science.solvers import (
     DAPS,
+    DCDP,
     DPS,
     AnnealedLangevin,
     DiffPIR,
@@ -55,6 +56,7 @@ METHODS = {
     "PiGDM": (PiGDM(50, prior_std=0.4, local=CG), 1),
     "DPS": (DPS(200), 1),
     "DAPS": (DAPS(40, ode_steps=1, local=PerturbAndMAP(CG), sigma_max=3.0, sigma_min=0.01), 1),
+    "DCDP": (DCDP(100, discrepancy=0.903, sigma_max=9.18, sigma_min=0.0145), 1),
     "PnP-DM": (PnPDM(30, prior_steps=5, local=PerturbAndMAP(CG), rho_max=1.0), 1),
     "RED-diff": (REDDiff(300, 0.25, 0.02), 1),
     "annealed Langevin": (AnnealedLangevin(100, sigma_max=3.0), 1),

@@ -24,6 +24,7 @@ __all__ = [
     "check_shape",
     "complex_dtype",
     "difference",
+    "factor_to",
     "inner",
     "move",
     "norm",
@@ -228,6 +229,15 @@ def as_complex(x: Tensor) -> Tensor:
 def as_channels(image: Tensor) -> Tensor:
     """Complex (B, H, W) -> real (B, 2, H, W): real part, imaginary part."""
     return torch.stack([image.real, image.imag], dim=1)
+
+
+def factor_to(length: float | Tensor, x: Tensor) -> Tensor:
+    """Factors (B,) that bring each sample of `x` (B, ...) to a Euclidean length; 0 where x is 0.
+
+    (There the quotient of a length and the smallest number may overflow, and 0 times it is NaN.)
+    """
+    size = norm(x)
+    return torch.where(size == 0, 0, length / size.clamp_min(torch.finfo(size.dtype).tiny))
 
 
 def per_sample(values: Tensor, like: Tensor) -> Tensor:

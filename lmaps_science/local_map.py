@@ -20,7 +20,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lmaps_science.arrays import inner, norm, per_sample, scaled
+from lmaps_science.arrays import factor_to, inner, norm, per_sample, scaled
 from lmaps_science.linalg import adam, conjugate_gradient, lbfgs
 from lmaps_science.misfit import Misfit
 from lmaps_science.priors.covariance import Covariance
@@ -236,10 +236,8 @@ class BarzilaiBorwein(GradientSolver):
 
     def minimise(self, gradient: Gradient, start: Tensor) -> Tensor:
         z, g = start, gradient(start)[0]
-        tiny, size = torch.finfo(z.dtype).tiny, norm(g)
-        # A slope of 0 has no direction, and a step of 0: its quotient may overflow.
-        first = self.first_step * z[0].numel() ** 0.5 / size.clamp_min(tiny)
-        length = torch.where(size == 0, 0, first)
+        tiny = torch.finfo(z.dtype).tiny
+        length = factor_to(self.first_step * z[0].numel() ** 0.5, g)
         for _ in range(self.steps - 1):
             s = -per_sample(length, g) * g
             z = z + s

@@ -77,13 +77,8 @@ def load_problem(
     """
     device = None if device is None else find_device(device)
     overrides = overrides or {}
-    changes: dict[str, Any] = {} if preset is None else {"preset": preset}
-    if prior == "gaussian":
-        changes["prior.kind"] = "gaussian"
-    elif isinstance(prior, (str, Path)) and prior != "shipped":
-        changes["prior"] = {"kind": "network", "file": str(prior)}
     refuse_both(prior, preset, overrides)
-    card = load_card(name, {**changes, **overrides})
+    card = load_card(name, {**arguments(prior, preset), **overrides})
     if data is not None:
         refuse_second_data(card, overrides)
     given = prior if isinstance(prior, Denoiser) else None
@@ -236,6 +231,16 @@ def refuse_second_data(card: Card, overrides: Iterable[str]) -> None:
         DataError: there is one: one of them would be ignored.
     """
     _refuse_both(path for path in overrides if _names_data(card, path))
+
+
+def arguments(prior: Denoiser | str | Path | None, preset: str | None) -> dict[str, Any]:
+    """What the arguments `prior` and `preset` change of a card."""
+    changes: dict[str, Any] = {} if preset is None else {"preset": preset}
+    if prior == "gaussian":
+        changes["prior.kind"] = "gaussian"
+    elif isinstance(prior, (str, Path)) and prior != "shipped":
+        changes["prior"] = {"kind": "network", "file": str(prior)}
+    return changes
 
 
 def refuse_both(prior: Any, preset: str | None, overrides: Iterable[str]) -> None:

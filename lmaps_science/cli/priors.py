@@ -265,10 +265,12 @@ def prior_train_conditional(
     if file is not None and images is not None:
         raise DataError(f"--images {images}: all images of --file are used. Leave one of them out.")
     if file is None:
-        training = FirstImages(recipe.images(size, seed), images or 100)
+        count = images or 100
+        training = FirstImages(recipe.images(size, seed), count)
         validation = (recipe.validation or recipe.images)(size, seed + 1)
     else:
         training, validation = _own_images(file, seed)
+        count = len(training.images)
     options = replace(
         recipe.settings,
         steps=steps,
@@ -279,7 +281,6 @@ def prior_train_conditional(
         validate_every=validate_every,
         validation_images=min(32, recipe.settings.validation_images),
     )
-    count = (images or 100) if file is None else len(training.images)
     facts = {"card": card, "images": count, "overrides": settings_of(settings)}
     path = train_control(
         problem, training, validation, out, options, facts=facts, description=description

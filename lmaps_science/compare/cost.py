@@ -112,7 +112,7 @@ def within_budget(problem: Problem, solver: Solver, budget: int) -> Solver:
         DataError: the solver has no levels, or one level of it takes more.
     """
     name = type(solver).__name__
-    core = getattr(solver, "solver", solver)  # whose levels they are: a population has its solver's
+    core = _core(solver)
     fields = {field.name for field in dataclasses.fields(core)}  # type: ignore[arg-type]
     if "levels" not in fields:
         raise DataError(
@@ -167,12 +167,17 @@ def within_budget(problem: Problem, solver: Solver, budget: int) -> Solver:
         ) from error
 
 
+def _core(solver: Solver) -> Any:
+    """Whose levels they are: a population has its solver's."""
+    return getattr(solver, "solver", solver)
+
+
 def levels_of(solver: Solver) -> dict[str, int]:
     """How many levels, by the option that says it; empty where none does.
 
     A population has its solver's: `{"solver.levels": 40}`.
     """
-    core = getattr(solver, "solver", solver)
+    core = _core(solver)
     key = "levels" if core is solver else "solver.levels"
     return {key: core.levels} if hasattr(core, "levels") else {}
 

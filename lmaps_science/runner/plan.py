@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lmaps_science.cards.inputs import fingerprint
-from lmaps_science.cards.load import load_card, refuse_both, refuse_second_data
+from lmaps_science.cards.load import arguments, load_card, refuse_both, refuse_second_data
 from lmaps_science.cards.schema import Card
 from lmaps_science.cards.series import expand
 from lmaps_science.io.files import DataError, names, read_text
@@ -80,11 +80,7 @@ class Batch:
 
     def card_of(self, observation: Observation | None = None) -> Card:
         """The card with all overrides, those of an observation included."""
-        changes: dict[str, Any] = {} if self.preset is None else {"preset": self.preset}
-        if self.prior == "gaussian":
-            changes["prior.kind"] = "gaussian"
-        elif self.prior is not None and self.prior != "shipped":
-            changes["prior"] = {"kind": "network", "file": self.prior}
+        changes = arguments(self.prior, self.preset)
         own = {} if observation is None else observation.overrides
         return load_card(self.card, {**changes, **self.overrides, **own})
 
@@ -141,8 +137,7 @@ def find_observations(
         )
         for item in series:
             found.append(_observation(file, stems.get(file or ""), item, series))
-    prior = None if batch.prior == "shipped" else batch.prior
-    refuse_both(prior, batch.preset, batch.overrides)
+    refuse_both(batch.prior, batch.preset, batch.overrides)
     both = set(found[0].overrides) & set(batch.overrides)
     if both:
         raise DataError(f"--each {each} sets {names(sorted(both))}, which --set sets, too.")

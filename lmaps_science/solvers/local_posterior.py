@@ -17,7 +17,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lmaps_science.arrays import inner, norm, per_sample
+from lmaps_science.arrays import factor_to, inner, norm, per_sample
 from lmaps_science.local_map import ConjugateGradient, LocalProblem, LocalSolver
 from lmaps_science.misfit import Misfit
 from lmaps_science.operators import LinearOperator, Operator
@@ -156,10 +156,9 @@ class Metropolis(LocalSampler):
     @staticmethod
     def _first_length(target: LocalPosterior, slope: Tensor) -> Tensor:
         """1 / sqrt(curvature), from the secant over a probe of 1e-3 of the radius, (B, 1, 1, 1)."""
-        size, tiny = norm(slope), torch.finfo(slope.dtype).tiny
         probe = 1e-3 * target.radius * slope[0].numel() ** 0.5
-        factor = torch.where(size == 0, 0, probe / size.clamp_min(tiny))  # which may overflow
-        there = target.gradient(target.mean - per_sample(factor, slope) * slope)[0]
+        step = per_sample(factor_to(probe, slope), slope) * slope
+        there = target.gradient(target.mean - step)[0]
         curvature = (norm(slope - there) / probe).clamp_min(1 / target.radius**2)
         return per_sample(curvature.rsqrt(), slope)
 

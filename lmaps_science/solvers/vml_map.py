@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lmaps_science.arrays import norm, per_sample
+from lmaps_science.arrays import factor_to, norm, per_sample
 from lmaps_science.misfit import Misfit
 from lmaps_science.noise import EDM, SampleNoise
 from lmaps_science.sampling import InverseProblem, Solver, State
@@ -149,12 +149,10 @@ def _curvature(misfit: Misfit, image: Tensor, slope: Tensor) -> Tensor:
 
     It starts along the slope, with steps of a hundredth (root mean square) in model space.
     """
-    size, tiny = 0.01 * image[0].numel() ** 0.5, torch.finfo(image.dtype).tiny
+    size = 0.01 * image[0].numel() ** 0.5
     direction, found = slope, torch.zeros_like(norm(slope))
     for _ in range(PROBES):
-        length = norm(direction)
-        factor = torch.where(length == 0, 0, size / length.clamp_min(tiny))  # which may overflow
-        probe = image + per_sample(factor, image) * direction
+        probe = image + per_sample(factor_to(size, direction), image) * direction
         direction = misfit.gradient(probe)[0] - slope
         found = torch.maximum(found, norm(direction) / size)
     return found

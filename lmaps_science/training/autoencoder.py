@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lmaps_science.io.pytorch import write_tensors
 from lmaps_science.noise import SampleNoise
 from lmaps_science.priors.autoencoder import Autoencoder, save_autoencoder
 from lmaps_science.priors.latent import Decoder
@@ -141,7 +140,7 @@ class _AutoencoderRun(Run):
     def measure_covariance(self, images: Images) -> None:
         """An autoencoder has none."""
 
-    def save(self, folder: Path, description: str) -> None:
+    def write_weights(self, folder: Path, description: str) -> None:
         found, own = self.history[-1]["bands"], self.fresh
         if not (found["latent_std"] > 0 and math.isfinite(found["latent_std"])):
             raise ValueError(
@@ -160,4 +159,3 @@ class _AutoencoderRun(Run):
         training = {**settings, **self.progress(), **self.facts}
         path = folder / "autoencoder.safetensors"
         save_autoencoder(path, decoder, training=training, description=description)
-        write_tensors(folder / "state.pt", self.state())

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from lmaps_science.arrays import move
-from lmaps_science.io.pytorch import write_tensors
 from lmaps_science.priors.conditional import Control, save_control
 from lmaps_science.priors.networks import NetworkDenoiser, PreconditionedNetwork
 from lmaps_science.sampling import InverseProblem, hint
@@ -121,8 +120,7 @@ class _ControlRun(Run):
     def measure_covariance(self, images: Images) -> None:
         """It has none of its own."""
 
-    def save(self, folder: Path, description: str) -> None:
+    def write_weights(self, folder: Path, description: str) -> None:
         training = {**asdict(self.settings), **self.progress(), **self.facts}
         path = folder / "control.safetensors"
         save_control(path, self.ema, self.base, training=training, description=description)  # type: ignore[arg-type]
-        write_tensors(folder / "state.pt", self.state())

@@ -135,8 +135,12 @@ class Run:
             "history": self.history,
             "processes": self.processes,
             "origin": self.origin,
-            "facts": json.dumps(dict(self.facts), sort_keys=True, default=str),
+            "facts": self._facts_as_text,
         }
+
+    @property
+    def _facts_as_text(self) -> str:
+        return json.dumps(dict(self.facts), sort_keys=True, default=str)
 
     def progress(self) -> dict[str, Any]:
         """How far it has come, for the description of the weights."""
@@ -149,6 +153,11 @@ class Run:
 
     def save(self, folder: Path, description: str) -> None:
         """Write the weights, and after them the checkpoint: what says so far is there."""
+        self.write_weights(folder, description)
+        write_tensors(folder / "state.pt", self.state())
+
+    def write_weights(self, folder: Path, description: str) -> None:
+        """Write what comes out of the run so far."""
         save_prior(
             folder / "prior.safetensors",
             self.denoiser(),
@@ -156,7 +165,6 @@ class Run:
             description=description,
             dtype=torch.float16,
         )
-        write_tensors(folder / "state.pt", self.state())
 
     def begin_with(self, initial: nn.Module) -> None:
         """Take the weights of a network; raise ValueError for another architecture."""
@@ -211,9 +219,8 @@ class Run:
                 f"{self.processes}: their items would be others. Give as many, or another folder."
             )
         found = _differences(state.get("origin", {}), self.origin)
-        facts = json.dumps(dict(self.facts), sort_keys=True, default=str)
-        if state.get("facts", facts) != facts:
-            found.append(f"{state['facts']}, now {facts}")
+        if state.get("facts", self._facts_as_text) != self._facts_as_text:
+            found.append(f"{state['facts']}, now {self._facts_as_text}")
         if found:
             raise ValueError(
                 f"{path} holds a run of something else: {'; '.join(found)}. Give the same, to go "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -68,7 +69,11 @@ class PictureSection(Section):
 
 
 class GaussianSection(Section):
-    """A Gaussian prior that needs no training: grey on average, amplitudes that fall as 1/k."""
+    """A Gaussian prior that needs no training: grey on average, with photographs' power spectrum.
+
+    The power of a frequency k falls as (k^2 + cutoff^2)^(-3/2). Of squares of 64 and 128 pixels of
+    photographs it does so from 0.05 to 0.5 cycles per pixel.
+    """
 
     kind: Literal["gaussian"] = Field(
         description="What the prior is: a trained network, or a Gaussian that needs no file."
@@ -83,7 +88,7 @@ class GaussianSection(Section):
         default=0.01,
         gt=0,
         le=100,
-        description="Frequency [cycles per pixel] below which the amplitude spectrum is flat.",
+        description="Frequency [cycles per pixel] below which the power spectrum is flat.",
     )
 
 
@@ -182,7 +187,12 @@ class RestorationCard(Card):
                 prior = network_prior(self.prior, self.kind)
             else:
                 prior = gaussian_prior(self.prior, shape)
-        return fitting(prior, shape, "crop the picture to {npix} x {npix}, or set picture.npix")
+        prior = fitting(prior, shape, "crop the picture to {npix} x {npix}, or set picture.npix")
+        if prior.covariance is None and prior.image_shape == shape:
+            # What any photograph has: neighbours go together. Solvers may use it.
+            prior = copy.copy(prior)
+            prior.covariance = gaussian_prior(GaussianSection(kind="gaussian"), shape).covariance
+        return prior
 
 
 def _observed(operator: Operator, image: Tensor, section: PictureSection) -> Tensor:
@@ -198,6 +208,6 @@ def _observed(operator: Operator, image: Tensor, section: PictureSection) -> Ten
 def gaussian_prior(section: GaussianSection, shape: tuple[int, ...]) -> GaussianPrior:
     """See `GaussianSection`; in model space, where black is -1 and white 1."""
     ky, kx = (torch.fft.fftfreq(n, dtype=torch.float64) for n in shape[1:])
-    power = 1 / (ky[:, None] ** 2 + kx**2 + section.cutoff**2)
+    power = (ky[:, None] ** 2 + kx**2 + section.cutoff**2) ** -1.5
     power = (section.std**2 * power / power.mean()).expand(shape[0], -1, -1)
     return GaussianPrior(torch.zeros(shape, dtype=torch.float64), StationaryCovariance(power))

@@ -1,6 +1,7 @@
 """Cards of restoration from a picture to a result; pictures that should be refused."""
 
 import sys
+from dataclasses import replace
 from types import ModuleType
 from urllib.error import URLError
 
@@ -19,6 +20,7 @@ from lmaps_science.physics.encoded_blur import EncodedBlur
 from lmaps_science.plots import plot_reconstruction, plot_samples
 from lmaps_science.priors import (
     Control,
+    DiagonalCovariance,
     NetworkDenoiser,
     build_network,
     load_prior,
@@ -26,7 +28,7 @@ from lmaps_science.priors import (
     save_prior,
 )
 from lmaps_science.problems.restoration import KIND, perceptual
-from lmaps_science.problems.restoration.photographs import HELD_OUT, held_out_photograph
+from lmaps_science.problems.restoration.photographs import HELD_OUT, NUMBER, held_out_photograph
 from lmaps_science.problems.restoration.pictures import read_picture, write_picture
 from lmaps_science.problems.restoration.problem import alike
 from lmaps_science.runner import reconstruct
@@ -136,6 +138,52 @@ def test_other_data_change_the_scores():
     changed = problem.with_data(problem.misfit.data + 0.1)
     assert changed.evaluate(problem.truth.values[None])["chi2"] > 5
     assert not changed.observation["data"].equals(problem.observation["data"])
+
+
+# ---------------------------------------------------------------- what any photograph has
+
+
+def test_a_prior_without_a_covariance_has_that_of_photographs_here():
+    own = crop_prior(32)
+    problem = small("random", prior=own)
+    assert own.covariance is None  # the user's is left as it was
+    assert "covariance" in problem.provides
+    expected = small("random").prior.covariance.eigenvalues
+    torch.testing.assert_close(problem.prior.covariance.eigenvalues, expected)
+    assert problem.to(torch.float64).prior.covariance.eigenvalues.dtype == torch.float64
+
+
+def test_a_covariance_that_a_prior_brings_is_kept():
+    own = crop_prior(32)
+    own.covariance = DiagonalCovariance(torch.ones(3, 32, 32))
+    problem = small("random", prior=own)
+    assert isinstance(problem.prior.covariance, DiagonalCovariance)
+
+
+def test_the_power_of_photographs_is_that_of_the_covariance():
+    side, squares = 64, [held_out_photograph(k, 64) for k in range(0, NUMBER, len(HELD_OUT))]
+    window = np.hanning(side + 1)[:side]
+    window = window[:, None] * window
+    window /= np.sqrt(np.mean(window**2))
+    centred = 2 * np.stack(squares) - 1
+    centred = (centred - centred.mean((-2, -1), keepdims=True)) * window
+    power = np.mean(np.abs(np.fft.fft2(centred, norm="ortho")) ** 2, (0, 1))
+    k = np.hypot(*np.meshgrid(*2 * [np.fft.fftfreq(side)]))
+    model = small("random", picture__npix=64).prior.covariance.eigenvalues[0].numpy()
+    for low, high in ((0.05, 0.1), (0.1, 0.2), (0.2, 0.3), (0.3, 0.5)):
+        ring = (k >= low) & (k < high)
+        assert 0.2 < power[ring].mean() / model[ring].mean() < 5, (low, high)
+
+
+def test_neighbours_that_go_together_help_where_single_pixels_are_known():
+    problem = load_problem("restoration/sr_mask", overrides={"picture.npix": 64})
+    psnrs = {
+        covariance: problem.analyse(
+            sample(problem, replace(problem.solver, covariance=covariance), progress=False)
+        )["psnr"].item()
+        for covariance in ("prior", "isotropic")
+    }
+    assert psnrs["prior"] > psnrs["isotropic"] + 1
 
 
 # ---------------------------------------------------------------- pictures of any size

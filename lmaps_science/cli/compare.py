@@ -13,14 +13,6 @@ __all__ = ["app"]
 
 app = typer.Typer(**PLAIN)
 Seed = Annotated[int, typer.Option(min=0, help="Which images, and of the random numbers.")]
-Budget = Annotated[
-    int | None,
-    typer.Option(
-        metavar="CALLS",
-        min=1,
-        help="Network calls of a sample, a VJP counted as two more: levels are chosen to fit.",
-    ),
-]
 
 
 @app.command()
@@ -37,7 +29,14 @@ def bench(
     ] = None,
     images: Annotated[int, typer.Option(min=1, help="Simulated observations of each card.")] = 10,
     seed: Seed = 0,
-    budget: Budget = None,
+    budget: Annotated[
+        list[int] | None,
+        typer.Option(
+            metavar="CALLS",
+            help="Network calls of a sample, a VJP counted as two more: levels are chosen to fit. "
+            "Several, each with --budget, make a curve.",
+        ),
+    ] = None,
     out: Annotated[
         str, typer.Option(metavar="FOLDER", help="Gets a folder for each card; made if missing.")
     ] = "comparison",
@@ -79,6 +78,7 @@ def bench(
     lmaps bench scattering/linear_60 --solvers default,dps,daps --images 10 --out comparison
     lmaps bench black_hole/simulated mri/simulated --solvers 'default,DPS(levels=200)' --out both
     lmaps bench scattering/linear_60 --solvers default,dps,tuned=dps-tuned/best.yaml --budget 300
+    lmaps bench scattering/linear_60 --solvers default,dps --budget 25 --budget 50 --budget 100
     lmaps bench scattering/linear_60 --solvers default,ddrm --set physics.svd=true --out svd
     """
     from lmaps_science.compare import bench as compared
@@ -89,7 +89,7 @@ def bench(
         images,
         seed,
         out=out,
-        budget=budget,
+        budget=budget or None,
         samples=samples,
         each=each,
         data=data or (),
@@ -114,7 +114,10 @@ def tune(
     trials: Annotated[int, typer.Option(min=1, help="Earlier ones in the folder count.")] = 30,
     images: Annotated[int, typer.Option(min=1, help="Simulated observations of a trial.")] = 5,
     seed: Seed = 0,
-    budget: Budget = None,
+    budget: Annotated[
+        int | None,
+        typer.Option(metavar="CALLS", min=1, help="Network calls of a sample, as for `bench`."),
+    ] = None,
     out: Annotated[
         str, typer.Option(metavar="FOLDER", help="For the results; made if missing.")
     ] = "tuned",

@@ -27,6 +27,7 @@ from lmaps_science.sampling.progress import say
 __all__ = ["Comparison", "bench"]
 
 TABLE, CSV, FIGURE, RECORD = "table.md", "table.csv", "figure.png", "bench.json"
+CURVES = "calls.png"  # of several budgets
 KNOWN = "method.json"  # what was found out about a method before it ran
 
 
@@ -48,7 +49,7 @@ def bench(
     seed: int = 0,
     *,
     out: str | os.PathLike[str],
-    budget: int | None = None,
+    budget: int | Sequence[int] | None = None,
     samples: int = 1,
     each: str | None = None,
     data: Sequence[str | os.PathLike[str]] = (),
@@ -74,7 +75,9 @@ def bench(
         images: how many of the card's simulated images, see `compare.images`.
         seed: which of them, and of the random numbers.
         out: folder for the results; made if missing.
-        budget: network calls of a sample that no solver exceeds, see `cost.within_budget`.
+        budget: network calls of a sample that no solver exceeds, see `cost.within_budget`. Several
+            make as many comparisons of a card, each in a folder of its own, and `calls.png`, the
+            main metric of each solver against its network calls.
         samples: of each observation.
         each, data: other observations than simulated ones, as in `reconstruct_many`.
         prior, overrides, device: as in `load_problem`; overrides of the solver are refused.
@@ -95,8 +98,9 @@ def bench(
         raise DataError("there is nothing to compare: give a card, and solvers or none for all.")
     if not os.fspath(out):
         raise DataError("the folder for the results has no name: give one, e.g. --out comparison")
-    if budget is not None and budget < 1:
-        raise DataError(f"--budget {budget}: give a number of network calls from 1 on.")
+    budgets = [budget] if budget is None or isinstance(budget, int) else sorted(set(budget))
+    if not budgets or any(calls is not None and calls < 1 for calls in budgets):
+        raise DataError(f"--budget {budget}: give numbers of network calls from 1 on, e.g. 100.")
     _check_overrides(overrides or {})
     first = Batch(
         card="",
@@ -117,7 +121,10 @@ def bench(
     for card, plan in zip(named, plans, strict=True):
         series = each or _series(plan, images, bool(patterns))
         engine = {**shared, "data": patterns, "each": series}
-        done.append(_compared(card, plan, budget, engine))
+        if len(budgets) == 1:
+            done.append(_compared(card, plan, budgets[0], engine))
+        else:
+            done += _at_each(card, plan, [calls for calls in budgets if calls], engine)
     return done
 
 
@@ -193,6 +200,21 @@ def _refuse_unknown(plans: Sequence[_Plan], solvers: Iterable[str]) -> None:
 
 
 # ---------------------------------------------------------------- one card
+
+
+def _at_each(
+    name: str, plan: _Plan, budgets: Sequence[int], engine: Mapping[str, Any]
+) -> list[Comparison]:
+    """The comparisons at several budgets, and a figure of all."""
+    figure = plan.folder / CURVES
+    if figure.exists() and not any(plan.folder.glob(f"*-calls/{RECORD}")):
+        raise DataError(f"{figure} is of no comparison. Give another --out.")
+    found = [
+        _compared(name, replace(plan, folder=plan.folder / f"{calls}-calls"), calls, engine)
+        for calls in budgets
+    ]
+    finish(draw(found), figure)
+    return found
 
 
 def _compared(name: str, plan: _Plan, budget: int | None, engine: Mapping[str, Any]) -> Comparison:
@@ -300,7 +322,7 @@ def _told(name: str, plan: _Plan, facts: Mapping[str, Any], entries: Sequence[En
     found = Comparison(name, plan.folder, facts, entries, outcomes, metric)
     _write(plan.folder / TABLE, markdown_text(found))
     _write(plan.folder / CSV, csv_text(found))
-    finish(draw(found), plan.folder / FIGURE)
+    finish(draw([found]), plan.folder / FIGURE)
     return found
 
 

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from lmaps_science.compare.table import Comparison
+from lmaps_science.report.statistics import Estimate
 
 __all__ = ["draw", "draw_history"]
 
@@ -16,29 +17,36 @@ COLOURS = ("#1f5f8b", "#c8553d", "#588157", "#7b5ea7", "#b8860b", "#4a4a4a")
 MARKERS = "os^Dv<>Ph*"
 
 
-def draw(found: Comparison) -> Figure:
-    """The main metric against the network calls of a sample, for each solver."""
+def draw(found: Sequence[Comparison]) -> Figure:
+    """The main metric against the network calls of a sample, for each solver.
+
+    Of comparisons of the same solvers on the same images, at several budgets, a solver's points are
+    joined.
+    """
+    first = found[0]
     figure = Figure(figsize=(7.5, 4.5), layout="constrained")
     axes = figure.add_subplot()
     shown = []
-    for k, entry in enumerate(found.entries):
-        name = entry.method.name
-        score = found.means.get((found.main, name))
-        calls = found.means.get(("network_calls", name))
-        if score is None or calls is None or not (score.n and calls.mean > 0):
+    for k, entry in enumerate(first.entries):
+        points = _points(found, entry.method.name)
+        if not points:
             continue
-        shown.append(calls.mean)
+        calls, scores = zip(*points, strict=True)
+        shown += calls
+        fewest = min(score.n for score in scores)
+        whole = fewest == len(first.facts["images"])
         axes.errorbar(
-            calls.mean,
-            score.mean,
-            yerr=score.error if math.isfinite(score.error) else None,
-            fmt=MARKERS[k % len(MARKERS)],
+            calls,
+            [score.mean for score in scores],
+            yerr=[score.error if math.isfinite(score.error) else 0 for score in scores],
+            fmt=MARKERS[k % len(MARKERS)] + "-",
             color=COLOURS[k % len(COLOURS)],
             capsize=3,
-            markersize=7,
-            label=name if score.n == len(found.facts["images"]) else f"{name} (n = {score.n})",
+            markersize=7 if len(found) == 1 else 5,
+            linewidth=1,
+            label=entry.method.name if whole else f"{entry.method.name} (n = {fewest})",
         )
-    unit = found.metrics.get(found.main, "1")
+    unit = first.metrics.get(first.main, "1")
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda calls, _: f"{calls:g}"))
@@ -46,9 +54,9 @@ def draw(found: Comparison) -> Figure:
     if shown:
         axes.set_xlim(min(shown) / 2.1, max(shown) * 2.1)
     axes.set_xlabel("network calls of a sample, a vector-Jacobian product counted as two")
-    axes.set_ylabel(found.main.replace("_", " ") + ("" if unit == "1" else f" [{unit}]"))
+    axes.set_ylabel(first.main.replace("_", " ") + ("" if unit == "1" else f" [{unit}]"))
     axes.set_title(
-        f"{found.card}, {len(found.facts['images'])} images: mean and its standard error",
+        f"{first.card}, {len(first.facts['images'])} images: mean and its standard error",
         fontsize=10,
     )
     axes.grid(which="major", color="0.9")
@@ -58,6 +66,17 @@ def draw(found: Comparison) -> Figure:
     else:
         axes.text(0.5, 0.5, "no results yet", transform=axes.transAxes, ha="center")
     return figure
+
+
+def _points(found: Sequence[Comparison], name: str) -> list[tuple[float, Estimate]]:
+    """Network calls and score of a solver wherever it has them, by calls."""
+    points = []
+    for comparison in found:
+        score = comparison.means.get((comparison.main, name))
+        calls = comparison.means.get(("network_calls", name))
+        if score is not None and calls is not None and score.n and calls.mean > 0:
+            points.append((calls.mean, score))
+    return sorted(points, key=lambda point: point[0])
 
 
 def draw_history(values: Sequence[float], metric: str, unit: str, title: str) -> Figure:

@@ -21,6 +21,7 @@ from lmaps_science.compare.cost import (
     operator_calls,
     within_budget,
 )
+from lmaps_science.compare.figures import draw
 from lmaps_science.compare.images import (
     TEST,
     VALIDATION,
@@ -238,6 +239,39 @@ def test_a_population_within_a_budget_is_compared(tmp_path):
     assert run.attrs["card"]["presets"]["p"]["solver"]["levels"] > 6
 
 
+def test_several_budgets_make_a_curve_of_each_method(tmp_path):
+    solvers = "default,dps,vml_map=vml_map(steps=4)"  # of which a level takes 13
+    found = bench(CARD, solvers, 1, budget=[24, 12], out=tmp_path, **OPTIONS)
+    folder = tmp_path / "scattering-linear_60"
+    assert [comparison.folder.name for comparison in found] == ["12-calls", "24-calls"]
+    assert (folder / "calls.png").stat().st_size > 1000
+    rows = [list(csv.DictReader((f.folder / "table.csv").open())) for f in found]
+    assert [[float(row["network_calls"] or 0) for row in r] for r in rows] == [
+        [12, 12, 0],
+        [24, 24, 13],
+    ]
+    (axes,) = draw(found).axes
+    lines = {bars.get_label(): bars.lines[0].get_xydata() for bars in axes.containers}
+    assert set(lines) == {"default", "dps", "vml_map"}
+    for name, points in lines.items():
+        expected = [
+            (float(row["network_calls"]), float(row["psnr [dB]"]))
+            for r in rows
+            for row in r
+            if row["method"] == name and not row["refused"]
+        ]
+        np.testing.assert_allclose(points, expected)
+
+
+def test_a_picture_of_that_name_which_is_not_ours_stays(tmp_path):
+    folder = tmp_path / "scattering-linear_60"
+    folder.mkdir()
+    (folder / "calls.png").write_text("mine")
+    with pytest.raises(DataError, match="of no comparison"):
+        bench(CARD, "dps", 1, budget=[6, 12], out=tmp_path, **OPTIONS)
+    assert (folder / "calls.png").read_text() == "mine"
+
+
 def test_levels_within_a_budget_by_hand():
     assert levels_within(10, lambda n: 3 * n) == 3
     assert levels_within(12, lambda n: 3 * n) == 4
@@ -322,6 +356,7 @@ def test_names_are_not_shared(tmp_path):
     [
         ({"overrides": {**SMALL, "solver.levels": 3}}, "would change every solver alike"),
         ({"budget": 0}, "--budget 0"),
+        ({"budget": [20, 0]}, "--budget .20, 0."),
         ({"images": 0}, "--images 0"),
         ({"seed": 400}, "--seed 400"),
         ({"solvers": ""}, "nothing to compare"),

@@ -351,7 +351,8 @@ class NetworkDenoiser(Denoiser):
 
         That is one whose `attn_resolutions` are empty: it looks at the whole image in the middle
         of the U-Net at most. Sides that it cannot halve are padded on the way in: by
-        reflection, or where they are too short for that by their last pixels.
+        reflection, or where they are too short for that by their last pixels. A covariance is of
+        images of one size, and left behind.
 
         Raises:
             ValueError: another kind of network.
@@ -366,7 +367,7 @@ class NetworkDenoiser(Denoiser):
                 "one that is trained on crops serves every size: train it with attn_resolutions=[]."
             )
         resized = copy.copy(self)
-        resized.image_shape = (channels, height, width)
+        resized.image_shape, resized.covariance = (channels, height, width), None
         return resized
 
     @property

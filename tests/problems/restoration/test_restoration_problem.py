@@ -153,6 +153,15 @@ def test_a_prior_without_a_covariance_has_that_of_photographs_here():
     assert problem.to(torch.float64).prior.covariance.eigenvalues.dtype == torch.float64
 
 
+def test_pictures_of_several_sizes_have_covariances_of_theirs(tmp_path):
+    first = small("random", prior=crop_prior()).prior
+    for size in ((32, 32), (21, 30)):
+        path = tmp_path / f"{size[0]}.png"
+        write_picture(path, held_out_photograph(0, 32)[:, : size[0], : size[1]])
+        problem = small("random", path, prior=first)  # as a batch shares it
+        assert problem.prior.covariance.eigenvalues.shape == (3, *size)
+
+
 def test_a_covariance_that_a_prior_brings_is_kept():
     own = crop_prior(32)
     own.covariance = DiagonalCovariance(torch.ones(3, 32, 32))

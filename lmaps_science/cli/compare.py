@@ -82,6 +82,7 @@ def bench(
     lmaps bench scattering/linear_60 --solvers default,ddrm --set physics.svd=true --out svd
     """
     from lmaps_science.compare import bench as compared
+    from lmaps_science.compare.bench import CURVES
 
     found = compared(
         cards,
@@ -102,6 +103,9 @@ def bench(
         progress=not quiet,
     )
     typer.echo("\n\n".join(f"{comparison}written to {comparison.folder}" for comparison in found))
+    if len(found) > len(cards):
+        for folder in dict.fromkeys(comparison.folder.parent for comparison in found):
+            typer.echo(f"all of it: {folder / CURVES}")
     if any(comparison.failed for comparison in found):
         raise typer.Exit(1)
 

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import index
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,8 +77,9 @@ def bench(
         seed: which of them, and of the random numbers.
         out: folder for the results; made if missing.
         budget: network calls of a sample that no solver exceeds, see `cost.within_budget`. Several
-            make as many comparisons of a card, each in a folder of its own, and `calls.png`, the
-            main metric of each solver against its network calls.
+            make as many comparisons of a card, each in a folder of its own in the card's, which
+            `collect` takes one at a time, and `calls.png`, the main metric of each solver against
+            its network calls, at these budgets.
         samples: of each observation.
         each, data: other observations than simulated ones, as in `reconstruct_many`.
         prior, overrides, device: as in `load_problem`; overrides of the solver are refused.
@@ -98,9 +100,7 @@ def bench(
         raise DataError("there is nothing to compare: give a card, and solvers or none for all.")
     if not os.fspath(out):
         raise DataError("the folder for the results has no name: give one, e.g. --out comparison")
-    budgets = [budget] if budget is None or isinstance(budget, int) else sorted(set(budget))
-    if not budgets or any(calls is not None and calls < 1 for calls in budgets):
-        raise DataError(f"--budget {budget}: give numbers of network calls from 1 on, e.g. 100.")
+    budgets = _budgets(budget)
     _check_overrides(overrides or {})
     first = Batch(
         card="",
@@ -121,11 +121,26 @@ def bench(
     for card, plan in zip(named, plans, strict=True):
         series = each or _series(plan, images, bool(patterns))
         engine = {**shared, "data": patterns, "each": series}
-        if len(budgets) == 1:
-            done.append(_compared(card, plan, budgets[0], engine))
+        if len(budgets) < 2:
+            done.append(_compared(card, plan, next(iter(budgets), None), engine))
         else:
-            done += _at_each(card, plan, [calls for calls in budgets if calls], engine)
+            done += _at_each(card, plan, budgets, engine)
     return done
+
+
+def _budgets(given: int | Sequence[int] | None) -> list[int]:
+    """In order, each once; none where there is no limit."""
+    listed: Sequence[Any] = (
+        [] if given is None else given if isinstance(given, list | tuple) else [given]
+    )
+    try:
+        budgets = sorted({index(calls) for calls in listed})
+    except TypeError:
+        budgets = [0]
+    if (given is not None and not budgets) or any(calls < 1 for calls in budgets):
+        shown = ", ".join(map(str, listed))
+        raise DataError(f"--budget {shown}: give whole numbers of network calls from 1 on.")
+    return budgets
 
 
 def _check_overrides(overrides: Mapping[str, Any]) -> None:
@@ -209,10 +224,10 @@ def _at_each(
     figure = plan.folder / CURVES
     if figure.exists() and not any(plan.folder.glob(f"*-calls/{RECORD}")):
         raise DataError(f"{figure} is of no comparison. Give another --out.")
-    found = [
-        _compared(name, replace(plan, folder=plan.folder / f"{calls}-calls"), calls, engine)
-        for calls in budgets
-    ]
+    at = {calls: replace(plan, folder=plan.folder / f"{calls}-calls") for calls in budgets}
+    for there in at.values():
+        _check_ours(there.folder)
+    found = [_compared(name, there, calls, engine) for calls, there in at.items()]
     finish(draw(found), figure)
     return found
 
@@ -255,6 +270,8 @@ def _compared(name: str, plan: _Plan, budget: int | None, engine: Mapping[str, A
 
 
 def _check_ours(folder: Path) -> None:
+    if (folder / KNOWN).exists():
+        raise DataError(f"{folder} holds what a solver of that name made. Give another --out.")
     files = [file for file in (TABLE, CSV, FIGURE) if (folder / file).exists()]
     if files and not (folder / RECORD).exists():
         raise DataError(

@@ -26,19 +26,19 @@ def draw(found: Sequence[Comparison]) -> Figure:
     first = found[0]
     figure = Figure(figsize=(7.5, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    shown = []
+    shown: list[float] = []
     for k, entry in enumerate(first.entries):
         points = _points(found, entry.method.name)
         if not points:
             continue
         calls, scores = zip(*points, strict=True)
-        shown += calls
+        shown.extend(calls)
         fewest = min(score.n for score in scores)
         whole = fewest == len(first.facts["images"])
         axes.errorbar(
             calls,
             [score.mean for score in scores],
-            yerr=[score.error if math.isfinite(score.error) else 0 for score in scores],
+            yerr=[score.error for score in scores],
             fmt=MARKERS[k % len(MARKERS)] + "-",
             color=COLOURS[k % len(COLOURS)],
             capsize=3,
@@ -46,7 +46,7 @@ def draw(found: Sequence[Comparison]) -> Figure:
             linewidth=1,
             label=entry.method.name if whole else f"{entry.method.name} (n = {fewest})",
         )
-    unit = first.metrics.get(first.main, "1")
+    unit = next((c.metrics[c.main] for c in found if c.main in c.metrics), "1")
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda calls, _: f"{calls:g}"))

@@ -89,8 +89,8 @@ class StationaryCovariance(Covariance):
         """Multiply the coefficients of `x` by `gain`, symmetric as the eigenvalues are."""
         height, width = x.shape[-2:]
         half = width // 2 + 1  # of a real image the other half is its mirror
-        transform = gain[..., :half] * torch.fft.rfft2(x)
-        return torch.fft.irfft2(transform, s=(height, width))
+        gain = gain.expand(torch.broadcast_shapes(gain.shape, (1, 1, width)))[..., :half]
+        return torch.fft.irfft2(gain * torch.fft.rfft2(x), s=(height, width))
 
 
 class DenseCovariance(Covariance):

@@ -19,7 +19,7 @@ from lmaps_science.cards.inputs import differences, fingerprint, identity, made_
 from lmaps_science.cards.load import build_problem, find_device
 from lmaps_science.cards.problem import Problem
 from lmaps_science.cards.schema import Card
-from lmaps_science.cards.sections import NetworkSection, find_prior
+from lmaps_science.cards.sections import NetworkSection, find_prior, network_prior
 from lmaps_science.io import read_netcdf
 from lmaps_science.io.files import DataError, atomic_write, sha256
 from lmaps_science.io.folders import RESULT, SUMMARY, results_folder
@@ -278,14 +278,14 @@ def load(batch: Batch, observation: Observation, card: Card | None = None) -> Pr
     card = batch.card_of(observation) if card is None else card
     device = find_device(batch.device)
     section = getattr(card, "prior", None)
-    name = None
+    prior = None
     if isinstance(section, NetworkSection):
         weights = fingerprint(find_prior(section.file, card.kind))  # which may have been trained on
         name = f"{card.kind} {section.model_dump_json()} {weights} {device}"
-    prior = _SHARED.get(name) if name else None
+        if name not in _SHARED:  # as it is in its file, fitted to no observation yet
+            _SHARED.clear()
+            _SHARED[name] = network_prior(section, card.kind).to(device=device)
+        prior = _SHARED[name]
     problem = build_problem(card, batch.card, observation.data, prior, device)
-    if name and prior is None:
-        _SHARED.clear()
-        _SHARED[name] = problem.prior
     problem = replace(problem, further_runs=batch.further_runs)
     return problem.with_key(observation.key)

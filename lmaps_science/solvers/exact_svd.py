@@ -38,10 +38,15 @@ class ExactSVD(LocalSolver):
 
     def __call__(self, problem: LocalProblem) -> Tensor:
         operator, common = problem.misfit.svd(), problem.misfit.gaussian().common_variance
-        if common is None or problem.covariance is not None or problem.prior_weight == 0:
+        if problem.covariance is not None:
             raise ValueError(
-                "ExactSVD needs one sigma for all data, covariance='isotropic' and kappa1 > 0: "
+                "ExactSVD needs covariance='isotropic': say so (solver.covariance=isotropic), or "
                 "take ConjugateGradient() instead."
+            )
+        if common is None or problem.prior_weight == 0:
+            raise ValueError(
+                "ExactSVD needs one sigma for all data and kappa1 > 0: take ConjugateGradient() "
+                "instead."
             )
         # The equation divided by w / v, so that the damping is all that depends on the level.
         scale = common / problem.misfit_weight

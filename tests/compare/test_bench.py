@@ -263,6 +263,22 @@ def test_several_budgets_make_a_curve_of_each_method(tmp_path):
         np.testing.assert_allclose(points, expected)
 
 
+def test_a_curve_of_one_image_has_no_errors_and_a_unit_wherever_one_ran(tmp_path):
+    options = {**OPTIONS, "budget": [np.int64(2), 12]}
+    found = bench(CARD, "dps", 1, out=tmp_path, **options)  # a level takes 3
+    assert found[0].entries[0].refused
+    (axes,) = draw(found).axes
+    assert axes.get_ylabel() == "psnr [dB]"
+    (error,) = axes.containers[0].lines[2]
+    assert error.get_segments()[0].size == 0  # no bar
+
+
+def test_a_solver_called_as_the_folder_of_a_budget_keeps_it(tmp_path):
+    bench(CARD, "4-calls=dps(levels=2)", 1, out=tmp_path, **OPTIONS)
+    with pytest.raises(DataError, match="what a solver of that name made"):
+        bench(CARD, "dps", 1, budget=[3, 4], out=tmp_path, **OPTIONS)
+
+
 def test_a_picture_of_that_name_which_is_not_ours_stays(tmp_path):
     folder = tmp_path / "scattering-linear_60"
     folder.mkdir()
@@ -356,7 +372,9 @@ def test_names_are_not_shared(tmp_path):
     [
         ({"overrides": {**SMALL, "solver.levels": 3}}, "would change every solver alike"),
         ({"budget": 0}, "--budget 0"),
-        ({"budget": [20, 0]}, "--budget .20, 0."),
+        ({"budget": [20, 0]}, "--budget 20, 0:"),
+        ({"budget": []}, "--budget :"),
+        ({"budget": 4.5}, "--budget 4.5"),
         ({"images": 0}, "--images 0"),
         ({"seed": 400}, "--seed 400"),
         ({"solvers": ""}, "nothing to compare"),

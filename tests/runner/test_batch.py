@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from lmaps_science import load_problem, read_netcdf, reconstruct_many
 from lmaps_science.io import DataError
-from lmaps_science.priors import NetworkDenoiser, build_network, save_prior
+from lmaps_science.priors import LowRankCovariance, NetworkDenoiser, build_network, save_prior
+from lmaps_science.problems.restoration.pictures import write_picture
 from lmaps_science.runner import Terminated, batch, many, memory
 from lmaps_science.runner.plan import Batch, find_observations, shard_of
 
@@ -117,6 +118,31 @@ def test_weights_that_have_changed_are_read_again(tmp_path):
     assert not torch.equal(weights[1], weights[2])
     again = batch.load(work, observation).prior.network
     assert next(iter(again.parameters())).data_ptr() == weights[2].data_ptr()  # shared, not copied
+
+
+def test_a_prior_is_what_it_was_after_pictures_of_another_size(tmp_path):
+    config = {
+        "architecture": "song",
+        "preconditioning": "edm",
+        "image_shape": [3, 16, 16],
+        "model_channels": 16,
+        "channel_mult": [1],
+        "num_blocks": 1,
+        "attn_resolutions": [],
+    }
+    own = NetworkDenoiser(build_network(config))
+    own.covariance = LowRankCovariance.from_images(torch.randn(20, 3, 16, 16), rank=3)
+    file = tmp_path / "prior.safetensors"
+    save_prior(file, own)
+    for name, side in (("a", 20), ("b", 16)):
+        write_picture(tmp_path / f"{name}.png", np.full((3, side, side), 0.5))
+    work = Batch("restoration/random", str(tmp_path / "out"), prior=str(file))
+    found = [
+        batch.load(work, observation).prior.covariance
+        for observation in find_observations(work, [str(tmp_path / "*.png")])
+    ]
+    assert not isinstance(found[0], LowRankCovariance)  # of another size: photographs'
+    assert isinstance(found[1], LowRankCovariance)  # its own, as it is alone
 
 
 def test_the_same_content_elsewhere_has_the_same_key(tmp_path):

@@ -82,7 +82,7 @@ class GaussianSection(Section):
         default=0.5,
         gt=0,
         le=100,
-        description="Standard deviation of a pixel, where black is -1 and white 1.",
+        description="Standard deviation of a pixel of a large picture; black is -1, white 1.",
     )
     cutoff: float = Field(
         default=0.01,
@@ -188,7 +188,7 @@ class RestorationCard(Card):
             else:
                 prior = gaussian_prior(self.prior, shape)
         prior = fitting(prior, shape, "crop the picture to {npix} x {npix}, or set picture.npix")
-        if prior.covariance is None and prior.image_shape == shape:
+        if prior.covariance is None and tuple(prior.image_shape) == shape:
             # What any photograph has: neighbours go together. Solvers may use it.
             prior = copy.copy(prior)
             prior.covariance = gaussian_prior(GaussianSection(kind="gaussian"), shape).covariance
@@ -208,6 +208,9 @@ def _observed(operator: Operator, image: Tensor, section: PictureSection) -> Ten
 def gaussian_prior(section: GaussianSection, shape: tuple[int, ...]) -> GaussianPrior:
     """See `GaussianSection`; in model space, where black is -1 and white 1."""
     ky, kx = (torch.fft.fftfreq(n, dtype=torch.float64) for n in shape[1:])
-    power = (ky[:, None] ** 2 + kx**2 + section.cutoff**2) ** -1.5
-    power = (section.std**2 * power / power.mean()).expand(shape[0], -1, -1)
+    # A density, the same for pictures of all sizes: over the whole plane it makes std^2.
+    density = (
+        section.cutoff / (2 * torch.pi) * (ky[:, None] ** 2 + kx**2 + section.cutoff**2) ** -1.5
+    )
+    power = (section.std**2 * density).expand(shape[0], -1, -1)
     return GaussianPrior(torch.zeros(shape, dtype=torch.float64), StationaryCovariance(power))

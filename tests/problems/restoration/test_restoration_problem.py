@@ -23,6 +23,7 @@ from lmaps_science.priors import (
     DiagonalCovariance,
     NetworkDenoiser,
     build_network,
+    from_function,
     load_prior,
     save_control,
     save_prior,
@@ -32,6 +33,7 @@ from lmaps_science.problems.restoration.photographs import HELD_OUT, NUMBER, hel
 from lmaps_science.problems.restoration.pictures import read_picture, write_picture
 from lmaps_science.problems.restoration.problem import alike
 from lmaps_science.runner import reconstruct
+from lmaps_science.solvers import ExactSVD
 
 CARDS = sorted(path.stem for path in KIND.cards.glob("*.yaml"))
 SMALL = {"picture.npix": 32}
@@ -162,6 +164,17 @@ def test_pictures_of_several_sizes_have_covariances_of_theirs(tmp_path):
         assert problem.prior.covariance.eigenvalues.shape == (3, *size)
 
 
+def test_singular_vectors_say_which_option_is_in_their_way():
+    problem = small("gaussian_blur")
+    with pytest.raises(ValueError, match=r"solver\.covariance=isotropic"):
+        sample(problem, replace(problem.solver, local=ExactSVD()), progress=False)
+
+
+def test_an_image_shape_that_is_a_list_will_do():
+    own = from_function(lambda x, sigma: x / (1 + sigma**2), [3, 32, 32])
+    assert "covariance" in small("random", prior=own).provides
+
+
 def test_a_covariance_that_a_prior_brings_is_kept():
     own = crop_prior(32)
     own.covariance = DiagonalCovariance(torch.ones(3, 32, 32))
@@ -169,8 +182,9 @@ def test_a_covariance_that_a_prior_brings_is_kept():
     assert isinstance(problem.prior.covariance, DiagonalCovariance)
 
 
-def test_the_power_of_photographs_is_that_of_the_covariance():
-    side, squares = 64, [held_out_photograph(k, 64) for k in range(0, NUMBER, len(HELD_OUT))]
+@pytest.mark.parametrize("side", [16, 32, 64])
+def test_the_power_of_photographs_is_that_of_the_covariance(side):
+    squares = [held_out_photograph(k, side) for k in range(0, NUMBER, len(HELD_OUT))]
     window = np.hanning(side + 1)[:side]
     window = window[:, None] * window
     window /= np.sqrt(np.mean(window**2))
@@ -178,10 +192,17 @@ def test_the_power_of_photographs_is_that_of_the_covariance():
     centred = (centred - centred.mean((-2, -1), keepdims=True)) * window
     power = np.mean(np.abs(np.fft.fft2(centred, norm="ortho")) ** 2, (0, 1))
     k = np.hypot(*np.meshgrid(*2 * [np.fft.fftfreq(side)]))
-    model = small("random", picture__npix=64).prior.covariance.eigenvalues[0].numpy()
-    for low, high in ((0.05, 0.1), (0.1, 0.2), (0.2, 0.3), (0.3, 0.5)):
+    model = small("random", picture__npix=side).prior.covariance.eigenvalues[0].numpy()
+    for low, high in ((0.1, 0.2), (0.2, 0.3), (0.3, 0.5)):
         ring = (k >= low) & (k < high)
         assert 0.2 < power[ring].mean() / model[ring].mean() < 5, (low, high)
+
+
+def test_the_power_of_a_frequency_is_the_same_in_pictures_of_all_sizes():
+    few, many = (small("random", picture__npix=n).prior.covariance.eigenvalues[0] for n in (16, 64))
+    torch.testing.assert_close(few[1, 2], many[4, 8])
+    variance = small("random", picture__npix=512).prior.covariance.eigenvalues.mean()
+    assert float(variance) == pytest.approx(0.25, rel=0.1)
 
 
 def test_neighbours_that_go_together_help_where_single_pixels_are_known():

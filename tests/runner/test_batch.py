@@ -133,7 +133,7 @@ def test_a_prior_is_what_it_was_after_pictures_of_another_size(tmp_path):
     own = NetworkDenoiser(build_network(config))
     own.covariance = LowRankCovariance.from_images(torch.randn(20, 3, 16, 16), rank=3)
     file = tmp_path / "prior.safetensors"
-    save_prior(file, own)
+    save_prior(file, own, training={})
     for name, side in (("a", 20), ("b", 16)):
         write_picture(tmp_path / f"{name}.png", np.full((3, side, side), 0.5))
     work = Batch("restoration/random", str(tmp_path / "out"), prior=str(file))

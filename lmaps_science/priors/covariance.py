@@ -85,13 +85,6 @@ class StationaryCovariance(Covariance):
     def synthesise(self, coefficients: Tensor) -> Tensor:
         return torch.fft.ifft2(coefficients, norm="ortho").real
 
-    def apply(self, x: Tensor, gain: Tensor) -> Tensor:
-        """Multiply the coefficients of `x` by `gain`, symmetric as the eigenvalues are."""
-        height, width = x.shape[-2:]
-        half = width // 2 + 1  # of a real image the other half is its mirror
-        gain = gain.expand(torch.broadcast_shapes(gain.shape, (1, 1, width)))[..., :half]
-        return torch.fft.irfft2(gain * torch.fft.rfft2(x), s=(height, width))
-
 
 class DenseCovariance(Covariance):
     """Any covariance `matrix` (d, d) of images with d = C H W pixels; for small images."""

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from operator import index
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
@@ -133,14 +133,11 @@ def _budgets(given: int | Sequence[int] | None) -> list[int]:
     listed: Sequence[Any] = (
         [] if given is None else given if isinstance(given, list | tuple) else [given]
     )
-    try:
-        budgets = sorted({index(calls) for calls in listed})
-    except TypeError:
-        budgets = [0]
-    if (given is not None and not budgets) or any(calls < 1 for calls in budgets):
+    whole = all(isinstance(calls, Integral) and int(calls) >= 1 for calls in listed)
+    if not whole or (given is not None and not listed):
         shown = ", ".join(map(str, listed))
         raise DataError(f"--budget {shown}: give whole numbers of network calls from 1 on.")
-    return budgets
+    return sorted({int(calls) for calls in listed})
 
 
 def _check_overrides(overrides: Mapping[str, Any]) -> None:

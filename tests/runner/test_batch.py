@@ -93,21 +93,26 @@ def test_an_argument_and_an_override_that_say_the_same_are_refused(tmp_path, opt
         find_observations(work, each="phantom:0-1")
 
 
-def test_weights_that_have_changed_are_read_again(tmp_path):
+def crop_network(channels):
+    """Untrained and small, for pictures of all sizes."""
     config = {
         "architecture": "song",
         "preconditioning": "edm",
-        "image_shape": [1, 16, 16],
+        "image_shape": [channels, 16, 16],
         "model_channels": 16,
         "channel_mult": [1],
         "num_blocks": 1,
         "attn_resolutions": [],
     }
+    return build_network(config)
+
+
+def test_weights_that_have_changed_are_read_again(tmp_path):
     file, found = tmp_path / "prior.safetensors", []
     work = Batch(CARD, str(tmp_path / "out"), prior=str(file), overrides=SMALL)
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        network = build_network(config)
+        network = crop_network(1)
         for parameter in network.parameters():
             torch.nn.init.normal_(parameter, std=0.1)
         save_prior(file, NetworkDenoiser(network), training={"seed": seed})
@@ -121,16 +126,7 @@ def test_weights_that_have_changed_are_read_again(tmp_path):
 
 
 def test_a_prior_is_what_it_was_after_pictures_of_another_size(tmp_path):
-    config = {
-        "architecture": "song",
-        "preconditioning": "edm",
-        "image_shape": [3, 16, 16],
-        "model_channels": 16,
-        "channel_mult": [1],
-        "num_blocks": 1,
-        "attn_resolutions": [],
-    }
-    own = NetworkDenoiser(build_network(config))
+    own = NetworkDenoiser(crop_network(3))
     own.covariance = LowRankCovariance.from_images(torch.randn(20, 3, 16, 16), rank=3)
     file = tmp_path / "prior.safetensors"
     save_prior(file, own, training={})

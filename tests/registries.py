@@ -33,6 +33,7 @@ from lmaps_science.priors import (
     GaussianPrior,
     LatentPrior,
     LowRankCovariance,
+    MirroredCovariance,
     NetworkDenoiser,
     StationaryCovariance,
     TotalVariationPrior,
@@ -301,6 +302,13 @@ def stationary_gaussian(image_shape: tuple[int, int, int] = (1, 6, 5)) -> Gaussi
     return GaussianPrior(mean, StationaryCovariance(spectrum[None]))
 
 
+def mirrored_gaussian(image_shape: tuple[int, int, int] = (1, 6, 5)) -> GaussianPrior:
+    ky, kx = (torch.arange(n, dtype=torch.float64) / (2 * n) for n in image_shape[1:])
+    spectrum = 1 / (0.2 + 10 * (ky[:, None] ** 2 + kx**2))
+    mean = torch.zeros(image_shape, dtype=torch.float64)
+    return GaussianPrior(mean, MirroredCovariance(spectrum[None]))
+
+
 def gaussian_mixture(image_shape: tuple[int, int, int] = (1, 6, 5)) -> GaussianMixturePrior:
     generator = torch.Generator().manual_seed(4)
     means = torch.randn((3, *image_shape), generator=generator, dtype=torch.float64)
@@ -359,6 +367,7 @@ PRIORS: list[Callable[..., Denoiser]] = [  # each takes an image shape
     piecewise_constant,
     shrinking_function,
     stationary_gaussian,
+    mirrored_gaussian,
 ]
 
 

@@ -20,6 +20,7 @@ from lmaps_science.priors.covariance import (
     DenseCovariance,
     DiagonalCovariance,
     LowRankCovariance,
+    MirroredCovariance,
     StationaryCovariance,
 )
 from lmaps_science.priors.latent import Decoder, LatentPrior
@@ -40,6 +41,7 @@ __all__ = [
     "GaussianPrior",
     "LatentPrior",
     "LowRankCovariance",
+    "MirroredCovariance",
     "NetworkDenoiser",
     "StationaryCovariance",
     "TotalVariationPrior",

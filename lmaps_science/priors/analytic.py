@@ -26,7 +26,7 @@ class GaussianPrior(Denoiser):
     Args:
         mean: `(C, H, W)`.
         covariance: one of `DiagonalCovariance`, `StationaryCovariance`,
-            `DenseCovariance`.
+            `MirroredCovariance`, `DenseCovariance`.
         value_range: nominal range of the images.
 
     Example:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 
+import numpy as np
 import torch
+from scipy import fft
 from torch import Tensor
 
 from lmaps_science.arrays import Movable
@@ -84,6 +86,37 @@ class StationaryCovariance(Covariance):
 
     def synthesise(self, coefficients: Tensor) -> Tensor:
         return torch.fft.ifft2(coefficients, norm="ortho").real
+
+
+class MirroredCovariance(Covariance):
+    r"""Images mirrored at their borders, whose correlation depends on the distance alone.
+
+    Its eigenvectors are those of the orthonormal cosine transform (DCT-II),
+
+    .. math:: \sqrt{2/N} \cos(\pi k (n + 1/2) / N), \quad k = 1 \ldots N - 1
+
+    and :math:`1 / \sqrt N` for k = 0, along each axis of N pixels. A `StationaryCovariance` makes
+    neighbours of opposite borders; this one does not.
+
+    Args:
+        power_spectrum: `(C, H, W)`, the variance of each coefficient, at k / 2N cycles per pixel
+            along an axis, k = 0 first. Channels are independent.
+
+    Example:
+        >>> MirroredCovariance(torch.ones(1, 4, 4)).analyse(torch.ones(1, 1, 4, 4))[0, 0, 0]
+        tensor([4., 0., 0., 0.])
+    """
+
+    def __init__(self, power_spectrum: Tensor) -> None:
+        self.eigenvalues = _spectrum(power_spectrum, "power_spectrum")
+        self.rows, self.columns = (_cosines(n).to(power_spectrum) for n in power_spectrum.shape[1:])
+
+    def analyse(self, x: Tensor) -> Tensor:
+        # Products with matrices: as fast as Fourier transforms up to some 256 x 256 pixels.
+        return self.rows @ x @ self.columns.T
+
+    def synthesise(self, coefficients: Tensor) -> Tensor:
+        return self.rows.T @ coefficients @ self.columns
 
 
 class DenseCovariance(Covariance):
@@ -182,6 +215,11 @@ class LowRankCovariance(Covariance):
         rows, residual = self.components.flatten(1), self.eigenvalues[-1]
         unit = torch.eye(rows.shape[1], dtype=rows.dtype, device=rows.device)
         return residual * unit + rows.T @ ((self.eigenvalues[:-1] - residual)[:, None] * rows)
+
+
+def _cosines(n: int) -> Tensor:
+    """The orthonormal cosine transform (DCT-II) of n numbers, (n, n)."""
+    return torch.as_tensor(fft.dct(np.eye(n), axis=0, norm="ortho"))
 
 
 def _spectrum(values: Tensor, name: str, ndim: int = 3) -> Tensor:

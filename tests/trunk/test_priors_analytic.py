@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from scipy import fft
 
 from lmaps_science.priors import (
     DenseCovariance,
@@ -11,6 +12,7 @@ from lmaps_science.priors import (
     GaussianMixturePrior,
     GaussianPrior,
     LowRankCovariance,
+    MirroredCovariance,
     StationaryCovariance,
 )
 
@@ -32,6 +34,10 @@ def stationary():
     return GaussianPrior(rand(*SHAPE), StationaryCovariance(spectrum / 10 + 0.05))
 
 
+def mirrored():
+    return GaussianPrior(rand(*SHAPE), MirroredCovariance(rand(*SHAPE, seed=2) ** 2 + 0.1))
+
+
 def dense():
     factor = rand(PIXELS, PIXELS, seed=3) / 4
     return GaussianPrior(rand(*SHAPE), DenseCovariance(factor @ factor.T, SHAPE))
@@ -43,7 +49,7 @@ def mixture():
     return GaussianMixturePrior(weights, rand(3, *SHAPE, seed=4), scales)
 
 
-GAUSSIANS = [diagonal, stationary, dense]
+GAUSSIANS = [diagonal, stationary, mirrored, dense]
 PRIORS = [*GAUSSIANS, mixture]
 
 
@@ -124,6 +130,22 @@ def test_stationary_spectrum_averages_to_the_pixel_variance():
     variance = covariance.dense().diagonal().reshape(SHAPE)
     expected = covariance.eigenvalues.mean(dim=(1, 2))
     torch.testing.assert_close(variance, expected[:, None, None].expand(SHAPE))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 5), (6, 3), (7, 8)])
+def test_mirrored_eigenbasis_is_the_cosine_transform(size):
+    covariance = MirroredCovariance(torch.ones(2, *size).double())
+    x = rand(3, 2, *size)
+    expected = torch.as_tensor(fft.dctn(x.numpy(), axes=(-2, -1), norm="ortho"))
+    torch.testing.assert_close(covariance.analyse(x), expected)
+    torch.testing.assert_close(covariance.synthesise(expected), x)
+
+
+def test_mirrored_borders_are_no_neighbours():
+    frequency = torch.arange(32).double() / 64
+    covariance = MirroredCovariance((1e-4 / (frequency**2 + 0.05**2))[None, None])
+    first, middle, last = covariance.dense()[0, [1, 16, 31]]
+    assert first > 5 * middle > 5 * last
 
 
 @pytest.mark.parametrize("make", GAUSSIANS)

@@ -27,7 +27,7 @@ from lmaps_science.cards.series import Series
 from lmaps_science.io import DataError
 from lmaps_science.misfit import GaussianMisfit
 from lmaps_science.operators import Affine, Operator
-from lmaps_science.priors import Denoiser, GaussianPrior, StationaryCovariance
+from lmaps_science.priors import Denoiser, GaussianPrior, MirroredCovariance
 from lmaps_science.problems.restoration.degradations import Degradation
 from lmaps_science.problems.restoration.photographs import NUMBER, held_out_photograph
 from lmaps_science.problems.restoration.pictures import read_picture
@@ -207,10 +207,10 @@ def _observed(operator: Operator, image: Tensor, section: PictureSection) -> Ten
 
 def gaussian_prior(section: GaussianSection, shape: tuple[int, ...]) -> GaussianPrior:
     """See `GaussianSection`; in model space, where black is -1 and white 1."""
-    ky, kx = (torch.fft.fftfreq(n, dtype=torch.float64) for n in shape[1:])
+    ky, kx = (torch.arange(n, dtype=torch.float64) / (2 * n) for n in shape[1:])
     # A density, the same for pictures of all sizes: over the whole plane it makes std^2.
     density = (
         section.cutoff / (2 * torch.pi) * (ky[:, None] ** 2 + kx**2 + section.cutoff**2) ** -1.5
     )
     power = (section.std**2 * density).expand(shape[0], -1, -1)
-    return GaussianPrior(torch.zeros(shape, dtype=torch.float64), StationaryCovariance(power))
+    return GaussianPrior(torch.zeros(shape, dtype=torch.float64), MirroredCovariance(power))

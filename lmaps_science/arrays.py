@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import is_dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
@@ -200,7 +201,9 @@ def difference(a: Any, b: Any, name: str) -> str | None:
             return f"{name} has {len(a)} and {len(b)} entries"
         pairs = [(x, y, f"{name}[{k}]") for k, (x, y) in enumerate(zip(a, b, strict=True))]
     elif hasattr(a, "__dict__") and (type(a).__eq__ is object.__eq__ or is_dataclass(a)):
-        pairs = [(vars(a).get(key), vars(b).get(key), f"{name}.{key}") for key in vars(a)]
+        # What was computed on the way, and may be again, makes no difference.
+        kept = [k for k in vars(a) if not isinstance(getattr(type(a), k, None), cached_property)]
+        pairs = [(vars(a).get(key), vars(b).get(key), f"{name}.{key}") for key in kept]
     else:
         return None if a == b else f"{name} is {a!r} and {b!r}"
     return next((found for pair in pairs if (found := difference(*pair)) is not None), None)

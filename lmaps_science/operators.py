@@ -491,8 +491,11 @@ class _ScaledSVD(_ComposedLinear, SVDOperator):
 
     def __init__(self, outer: SVDOperator, inner: Scaling):
         super().__init__(outer, inner)
-        self.sign = 1.0 if inner.scale > 0 else -1.0
-        self.singular_values = abs(inner.scale) * outer.singular_values
+        self.scale, self.sign = abs(inner.scale), 1.0 if inner.scale > 0 else -1.0
+
+    @property
+    def singular_values(self) -> Tensor:  # type: ignore[override]
+        return self.scale * self.outer.singular_values  # which may take long, and not be needed
 
     def _Vt(self, x: Tensor) -> Tensor:
         return self.outer.Vt(x)

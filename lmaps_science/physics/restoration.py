@@ -6,6 +6,7 @@ They act on every channel alike. Images have any range; the papers' cards state 
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -157,7 +158,8 @@ class Separable(SVDOperator):
 
     .. math:: y = R x C^T, \qquad R = U_R S_R V_R^T, \quad C = U_C S_C V_C^T
 
-    The singular values of the product are the products of those of R and C.
+    The singular values of the product are the products of those of R and C. They are computed where
+    a solver asks for them: of sides of thousands of pixels that takes a minute.
 
     Args:
         rows: R, (h, H).
@@ -182,32 +184,60 @@ class Separable(SVDOperator):
         smallest: float = 0.0,
         dtype: torch.dtype = torch.float32,
     ):
-        parts = [torch.linalg.svd(m.double(), full_matrices=False) for m in (rows, columns)]
-        (u_rows, s_rows, v_rows), (u_columns, s_columns, v_columns) = parts
-        values = s_rows[:, None] * s_columns
-        kept = values > max(smallest, 1e-12) * values.max()
-        self.places = torch.nonzero(kept.flatten())[:, 0]
-        self.singular_values = values[kept].repeat(channels).to(dtype)
-        self.u_rows, self.u_columns = u_rows.to(dtype), u_columns.to(dtype)
-        self.v_rows, self.v_columns = v_rows.to(dtype), v_columns.to(dtype)
+        self.exact = tuple(m.double().numpy() for m in (rows, columns))  # keep their precision
+        self.rows, self.columns = rows.to(dtype), columns.to(dtype)
+        self.smallest = smallest
         self.image_shape = (channels, rows.shape[1], columns.shape[1])
         self.data_shape = (channels, rows.shape[0], columns.shape[0])
 
+    def _moved_from(self, original: Separable) -> None:
+        vars(self).pop("vectors", None)
+        self.rows, self.columns = (torch.as_tensor(m).to(self.rows) for m in self.exact)
+
+    @cached_property
+    def vectors(self) -> dict[str, Tensor]:
+        """The singular vectors of R and C, the values of their product, and which are not 0."""
+        parts = [np.linalg.svd(m, full_matrices=False) for m in self.exact]
+        (u_rows, s_rows, v_rows), (u_columns, s_columns, v_columns) = parts
+        values = s_rows[:, None] * s_columns
+        kept = values > max(self.smallest, 1e-12) * values.max()
+        found = {
+            "values": np.tile(values[kept], self.image_shape[0]),
+            "u_rows": u_rows,
+            "u_columns": u_columns,
+            "v_rows": v_rows,
+            "v_columns": v_columns,
+        }
+        places = torch.as_tensor(np.flatnonzero(kept), device=self.rows.device)
+        return {k: torch.as_tensor(m).to(self.rows) for k, m in found.items()} | {"places": places}
+
+    @property
+    def singular_values(self) -> Tensor:  # type: ignore[override]
+        return self.vectors["values"]
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return super()._forward(x) if self.smallest else self.rows @ x @ self.columns.T
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        return super()._adjoint(y) if self.smallest else self.rows.T @ y @ self.columns
+
     def _Vt(self, x: Tensor) -> Tensor:
-        return gather(self.v_rows @ x @ self.v_columns.T, self.places)
+        known = self.vectors
+        return gather(known["v_rows"] @ x @ known["v_columns"].T, known["places"])
 
     def _V(self, c: Tensor) -> Tensor:
-        return self.v_rows.T @ self._grid(c) @ self.v_columns
+        return self.vectors["v_rows"].T @ self._grid(c) @ self.vectors["v_columns"]
 
     def _Ut(self, y: Tensor) -> Tensor:
-        return gather(self.u_rows.T @ y @ self.u_columns, self.places)
+        known = self.vectors
+        return gather(known["u_rows"].T @ y @ known["u_columns"], known["places"])
 
     def _U(self, c: Tensor) -> Tensor:
-        return self.u_rows @ self._grid(c) @ self.u_columns.T
+        return self.vectors["u_rows"] @ self._grid(c) @ self.vectors["u_columns"].T
 
     def _grid(self, c: Tensor) -> Tensor:
-        shape = (self.image_shape[0], len(self.v_rows), len(self.v_columns))
-        return scatter(c, self.places, shape)
+        shape = (self.image_shape[0], *(min(m.shape) for m in self.exact))
+        return scatter(c, self.vectors["places"], shape)
 
 
 def reducing(size: int, factor: int, kind: Literal["average", "bicubic"]) -> Tensor:

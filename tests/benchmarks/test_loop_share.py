@@ -2,7 +2,7 @@
 
 Run with `pytest tests/benchmarks/test_loop_share.py -o addopts="" --benchmark-only -s`. Processor
 time of one thread, so that other programs of the machine do not count; one sample, by ten levels of
-the default of a card of each field that needs no file.
+the default of a card of each field that needs no file. Of a population all runs, to the end.
 """
 
 import time
@@ -52,17 +52,19 @@ class Clock:
 
 
 def with_levels(solver, levels):
-    """With so many levels; a population, whose choice needs some to choose at, has one run."""
-    return replace(getattr(solver, "solver", solver), levels=levels)
+    """So many levels, and how many runs: of a population all, whose choice needs more levels."""
+    runs = getattr(solver, "particles", 1)
+    return replace(getattr(solver, "solver", solver), levels=levels), runs
 
 
 @pytest.mark.parametrize("card", CARDS)
 def test_share_of_time_beyond_network_and_operator(benchmark, card, monkeypatch):
     problem = load_problem(card)
-    solver, first = (with_levels(problem.solver, n) for n in (LEVELS, 1))
+    first, _ = with_levels(problem.solver, 1)
+    solver, runs = with_levels(problem.solver, LEVELS)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    sample(problem, first, progress=False)  # what is slow once
+    sample(problem, first, runs, progress=False)  # what is slow once
     clock = Clock()
     for cls, names in METHODS.items():
         what = "network" if cls is Denoiser else "operator"
@@ -70,7 +72,7 @@ def test_share_of_time_beyond_network_and_operator(benchmark, card, monkeypatch)
             monkeypatch.setattr(cls, name, clock.timed(what, getattr(cls, name)))
     started = time.thread_time()
     try:
-        benchmark.pedantic(sample, (problem, solver), {"progress": False}, rounds=1)
+        benchmark.pedantic(sample, (problem, solver, runs), {"progress": False}, rounds=1)
     finally:
         torch.set_num_threads(threads)
     total = time.thread_time() - started

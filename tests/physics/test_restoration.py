@@ -10,7 +10,7 @@ from matplotlib.cbook import get_sample_data
 from PIL import Image
 from scipy import ndimage
 
-from lmaps_science.arrays import inner
+from lmaps_science.arrays import difference, inner
 from lmaps_science.operators import Scaling, SVDOperator
 from lmaps_science.physics.blur import (
     Blur,
@@ -113,6 +113,22 @@ def test_bicubic_reduction_is_pillows(factor):
     y = Separable(rows, columns, 1, dtype=F64)(torch.as_tensor(x, dtype=F64)[None, None])
     np.testing.assert_allclose(y[0, 0], expected, atol=2e-6)
     torch.testing.assert_close(rows.sum(1), torch.ones(48 // factor, dtype=F64))
+
+
+@pytest.mark.parametrize("smallest", [0.0, 0.2])
+def test_singular_vectors_wait_until_they_are_needed_and_keep_their_precision(smallest):
+    operator, other = (
+        separable_blur(gaussian_kernel(7, 1.5), (1, 9, 8), smallest=smallest, dtype=F64)
+        for _ in range(2)
+    )
+    assert "vectors" not in vars(other @ Scaling(2.0, (1, 9, 8))) | vars(other)
+    values = operator.singular_values
+    assert difference(operator, other, "operator") is None
+    back = operator.to(dtype=torch.float32).to(dtype=F64)
+    torch.testing.assert_close(back.singular_values, values, rtol=0, atol=0)
+    x = draw((2, 1, 9, 8))
+    torch.testing.assert_close(back(x), operator(x), rtol=0, atol=0)
+    assert difference(operator, separable_blur(gaussian_kernel(7, 1.4), (1, 9, 8)), "operator")
 
 
 # ---------------------------------------------------------------- blur

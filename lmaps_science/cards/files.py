@@ -13,8 +13,10 @@ from lmaps_science.io.yaml_text import parse_yaml, read_yaml
 
 __all__ = ["find_card", "list_problems", "override", "read_card"]
 
-# Keys that choose what a section is: with another choice, the section's other keys do not apply.
-_CHOICES = ("kind", "method")
+
+def _choices(top: str) -> tuple[str, ...]:
+    """Keys that choose what a section below a top-level key is, so that its others follow them."""
+    return ("kind", "method") if top in ("presets", "solver") else ("kind",)
 
 
 def list_problems() -> list[str]:
@@ -76,14 +78,17 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     return _merged(_read(found, (*seen, path)), content)
 
 
-def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(
+    base: Mapping[str, Any], changes: Mapping[str, Any], top: str | None = None
+) -> dict[str, Any]:
     merged = dict(base)
     for key, value in changes.items():
         old = merged.get(key)
         merged[key] = value
         if isinstance(old, Mapping) and isinstance(value, Mapping):
-            same = all(value.get(choice, old.get(choice)) == old.get(choice) for choice in _CHOICES)
-            merged[key] = _merged(old, value) if same else value
+            choices = _choices(top or key)
+            same = all(value.get(choice, old.get(choice)) == old.get(choice) for choice in choices)
+            merged[key] = _merged(old, value, top or key) if same else value
     return merged
 
 
@@ -94,8 +99,8 @@ def override(card: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
     """A copy of a card's content with dotted paths set, e.g. `{"observation.fraction": 0.1}`.
 
     `solver.` stands for the preset in use. Values are as in YAML; strings are parsed as such, so
-    that `"0.1"` from a command line is a number. Setting `kind` or `method` to another value
-    starts that section afresh, since its other keys belonged to the old one. The order of the
+    that `"0.1"` from a command line is a number. Setting `kind`, or a solver's `method`, to another
+    value starts that section afresh, since its other keys belonged to the old one. The order of the
     changes does not matter: sections come before what is in them, and choices before other keys.
 
     Raises:
@@ -109,7 +114,7 @@ def override(card: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
 
     def order(path: str) -> tuple[bool, int, bool]:
         *above, last = path.split(".")
-        return above[:1] == ["solver"], len(above), last not in _CHOICES
+        return above[:1] == ["solver"], len(above), last not in _choices(path.split(".")[0])
 
     for path in sorted(parsed, key=order):
         keys = path.split(".")
@@ -138,6 +143,6 @@ def _set(content: dict[str, Any], keys: list[str], value: Any, path: str) -> Non
             )
         section = inside
     last = keys[-1]
-    if last in _CHOICES and section.get(last) != value:
+    if last in _choices(keys[0]) and section.get(last) != value:
         section.clear()
     section[last] = value

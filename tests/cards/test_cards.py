@@ -53,6 +53,15 @@ def test_the_order_of_overrides_does_not_matter(order):
     assert changed["presets"]["a"] == CARD["presets"]["a"]
 
 
+def test_method_is_a_choice_of_solvers_alone(tmp_path):
+    reduced = load_problem("restoration/sr4", overrides={"degradation.method": "average"})
+    expected = {"kind": "super_resolution", "factor": 4, "method": "average"}
+    assert reduced.card.degradation.model_dump() == expected
+    card = tmp_path / "mine.yaml"
+    card.write_text("extends: restoration/sr4\ndegradation: {method: average}\n")
+    assert load_card(str(card)).degradation.model_dump() == expected
+
+
 def test_shipped_weights_are_found_by_name_and_others_by_path(tmp_path):
     shipped = find_prior("black_hole_64.safetensors")
     assert find_prior("black_hole_64.safetensors", "black_hole") == shipped

@@ -140,8 +140,7 @@ def adam(
     b1, b2 = betas
     first = b1 * first + (1 - b1) * slope
     second = b2 * second + (1 - b2) * slope**2
-    tiny = torch.finfo(slope.dtype).eps
-    return first / (1 - b1**t) / ((second / (1 - b2**t)).sqrt() + tiny), first, second
+    return first / (1 - b1**t) / ((second / (1 - b2**t)).sqrt() + 1e-8), first, second
 
 
 def lbfgs(

@@ -178,7 +178,7 @@ class GradientSteps(GradientSolver):
 
 @dataclass(frozen=True)
 class Adam(GradientSolver):
-    """Adam: steps of about `learning_rate` in each pixel, whatever the scale of the function.
+    """Adam: steps of about `learning_rate` in each pixel, however steep the function is there.
 
     The step of many published methods, at rates that belong to images of about [-1, 1]. It neither
     looks at values nor ends by itself. Source: Kingma and Ba 2015, algorithm 1.

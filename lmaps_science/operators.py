@@ -285,14 +285,18 @@ class LinearOperator(Operator):
         """Largest singular value ||A||, see `norms`; the largest of a batch."""
         return float(self.norms(iterations, tolerance).max())
 
-    def norms(self, iterations: int = 100, tolerance: float = 1e-4) -> Tensor:
+    def norms(
+        self, iterations: int = 100, tolerance: float = 1e-4, like: Tensor | None = None
+    ) -> Tensor:
         """||A|| of each image of the `batch` (or of all, (1,)), by power iteration on A^H A.
 
         The first image is random and always the same. The estimate never exceeds ||A||; it stops
-        when its relative change is below `tolerance`.
+        when its relative change is below `tolerance`. Device and precision are those of `like`,
+        by default of the operator's own tensors, which not every operator has.
         """
         generator = torch.Generator().manual_seed(0)
-        x = torch.randn((1, *self.image_shape), generator=generator).to(self.like)
+        x = torch.randn((1, *self.image_shape), generator=generator)
+        x = x.to(self.like if like is None else like)
         x = x.expand(self.batch or 1, *self.image_shape)
         estimate = x.new_zeros(len(x))
         going = torch.ones_like(estimate, dtype=torch.bool)
@@ -359,7 +363,9 @@ class SVDOperator(LinearOperator):
     def _adjoint(self, y: Tensor) -> Tensor:
         return self._V(self.singular_values * self._Ut(y))
 
-    def norms(self, iterations: int = 100, tolerance: float = 1e-4) -> Tensor:
+    def norms(
+        self, iterations: int = 100, tolerance: float = 1e-4, like: Tensor | None = None
+    ) -> Tensor:
         """The largest singular value, exactly, (1,)."""
         return self.singular_values.max()[None]
 

@@ -24,9 +24,10 @@ class AnnealedLangevin(Solver):
     r"""Langevin steps on the posterior of the noisy image, one noise level after the other.
 
     .. math:: x \leftarrow x + \eta_i \left(\frac{D(x, \sigma_i) - x}{\sigma_i^2} +
-        A^T \frac{y - H(x)}{\sigma_y^2 + \gamma_i^2}\right) + \sqrt{2 \eta_i} n
+        A^T \frac{y - H(x)}{v + \gamma_i^2}\right) + \sqrt{2 \eta_i} n
 
-    with the steps `eta_i = rate sigma_i^2` and the paper's annealed `gamma_i` set to
+    with v the variance of a real number of the data (`sigma_y^2`, of complex data half of it), the
+    steps `eta_i = rate sigma_i^2` and the paper's annealed `gamma_i` set to
     `||A|| sigma_i`, the noise of the image as the data see it at most: no step is too long then,
     whatever the operator and its noise. The limit of many levels and small rates samples the
     posterior. The result is the denoised image of the last step. Tables of MRI methods with
@@ -71,7 +72,7 @@ class AnnealedLangevin(Solver):
         return VE(self.levels, self.sigma_max, self.sigma_min)
 
     def prepare(self, problem: InverseProblem) -> Tensor:
-        return problem.linear().norms()
+        return problem.linear().norms(like=problem.gaussian().sigma)
 
     def step(self, i: int, state: State, problem: InverseProblem, noise: SampleNoise) -> State:
         sigma, misfit, x = float(self.sigmas[i]), problem.gaussian(), state.x

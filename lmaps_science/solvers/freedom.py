@@ -37,7 +37,7 @@ class FreeDoM(DPS):
         levels: noise levels T.
         zeta: length of a step, as in DPS.
         scale_free: as in DPS.
-        time_min: as in DPS.
+        time_min, conditional: as in DPS.
         repeats: K, how often a level inside the window is taken; 1 is DPS.
         window: smallest and largest noise level of the window.
 

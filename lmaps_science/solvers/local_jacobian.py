@@ -39,6 +39,11 @@ class JacobianProblem(LocalProblem):
 
     pull: Callable[[Tensor], Tensor] = field(kw_only=True)
 
+    def __call__(self, w: Tensor) -> Tensor:
+        """J of each image, (B,), where it is least: there z - m is -Sigma times the slope of L."""
+        slope, misfit = self.misfit.gradient(w)
+        return self.misfit_weight * (misfit - 0.5 * inner(slope, w - self.denoised))
+
     def conjugate_gradient(self, iterations: int, tolerance: float) -> Tensor:
         misfit, operator = self.misfit.gaussian(), self.misfit.linear()
         deviation = misfit.variance.sqrt()

@@ -57,7 +57,7 @@ class LocalPosterior:
 class LocalSampler(ABC):
     """Anything that takes a `LocalPosterior` to one draw (about) from it.
 
-    `progress` runs from 0 at the first noise level to 1 at the last.
+    `progress` is i / T at noise level i of T, from 0 on.
     """
 
     @property
@@ -74,8 +74,8 @@ class LocalSampler(ABC):
 class Langevin(LocalSampler):
     """Unadjusted Langevin steps, from the mean.
 
-    The learning rate belongs to one operator and noise; it falls linearly over the noise levels,
-    to `last` of itself. `Metropolis` needs none.
+    The learning rate belongs to one operator and noise; it falls linearly over the T noise
+    levels, to `last` of itself at level T, one after the lowest. `Metropolis` needs none.
 
     Example:
         >>> from lmaps_science import sample, toys
@@ -113,8 +113,8 @@ class Metropolis(LocalSampler):
     Langevin step that may be refused (MALA). The length starts from the curvature along the
     gradient; it grows by a tenth when a proposal is accepted and shrinks by a fifth when it is
     refused: balance lies at 70 % acceptance, near the optimum of 65 %. `steps` are all leaps
-    together; there are two more evaluations of the misfit. Source: Neal 2011, "MCMC using
-    Hamiltonian dynamics".
+    together, rounded down to whole paths; there are two more evaluations of the misfit. Source:
+    Neal 2011, "MCMC using Hamiltonian dynamics".
 
     Example:
         >>> from lmaps_science import sample, toys

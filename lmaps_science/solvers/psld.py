@@ -71,7 +71,7 @@ class PSLD(DPS):
         variance = misfit.variance
         own = variance.ndim == misfit.y.ndim
         finest = variance.flatten(1).amin(1) if own else variance.min()
-        return misfit.linear().norms().square() / finest
+        return misfit.linear().norms(like=variance).square() / finest
 
     def guide(self, problem: InverseProblem, x: Tensor, sigma: float) -> Guidance:
         """Both terms at the denoised latent, and the gradient of their sum by `x`."""

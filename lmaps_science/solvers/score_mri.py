@@ -68,7 +68,7 @@ class ScoreMRI(Solver):
 
     def prepare(self, problem: InverseProblem) -> Tensor:
         """Length of the step to the data."""
-        return self.consistency / problem.linear().norms() ** 2
+        return self.consistency / problem.linear().norms(like=problem.gaussian().sigma) ** 2
 
     def step(self, i: int, state: State, problem: InverseProblem, noise: SampleNoise) -> State:
         sigma, after = float(self.sigmas[i]), float(self.sigmas[i + 1])

@@ -34,11 +34,11 @@ class VMLMAP(Solver):
         \quad (K\text{ times}), \qquad x \leftarrow D(x, \sigma_i) + \sigma_{i+1} n, \qquad
         \gamma_i = c \left(\frac{1}{\sigma_i^2} + \lambda\right)^{-1}
 
-    where `lambda` is the largest curvature of the misfit: `||H||^2 / sigma_y^2` where H is linear
-    and the noise Gaussian; elsewhere it is measured at the start of each level. One `rate` c
-    serves all noise levels, and data with and without noise. The bound holds where J is at most 1;
-    between modes it is larger, and steps whose secant shows more curvature are followed by shorter
-    ones.
+    where `lambda` is the largest curvature of the misfit: `||H||^2 / v` where H is linear and
+    the noise Gaussian (v is sigma_y^2, of complex data half of it); elsewhere it is
+    measured at the start of each level. One `rate` c serves all noise levels, and data with and
+    without noise. The bound holds where J is at most 1; between modes it is larger, and steps whose
+    secant shows more curvature are followed by shorter ones.
 
     It seeks modes: the spread of its samples says nothing of the errors. Plain steps do
     not reach what the data see weakly: with singular values s of H, the rate of convergence
@@ -104,7 +104,7 @@ class VMLMAP(Solver):
             variance = problem.gaussian().variance
             own = variance.ndim == problem.gaussian().y.ndim
             finest = variance.flatten(1).amin(1) if own else variance.min()
-            return problem.linear().norms().square() / finest
+            return problem.linear().norms(like=variance).square() / finest
         return None
 
     def step(self, i: int, state: State, problem: InverseProblem, noise: SampleNoise) -> State:

@@ -19,6 +19,7 @@ from registries import (
     PROBLEMS,
     SOLVERS,
     dmplug,
+    inverse_problem,
     linear_problem,
     lmaps,
     lmaps_conjugate_gradient,
@@ -26,7 +27,9 @@ from registries import (
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import lmaps_science
+from lmaps_science.misfit import GaussianMisfit
 from lmaps_science.noise import SampleNoise
+from lmaps_science.operators import Affine
 
 ROOT = str(Path(lmaps_science.__file__).parent)
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -120,7 +123,16 @@ def test_priors(make):
     assert watch(lambda: prior(x, 1.0)).device.type == "meta"
 
 
-@pytest.mark.parametrize("make_problem", PROBLEMS, ids=lambda make: make.__name__)
+def problem_whose_operator_has_no_tensors():
+    affine = Affine(0.5, 1.0, (1, 6, 5))
+    return inverse_problem(GaussianMisfit(affine, torch.ones(1, 1, 6, 5), 0.1))
+
+
+@pytest.mark.parametrize(
+    "make_problem",
+    [*PROBLEMS, problem_whose_operator_has_no_tensors],
+    ids=lambda make: make.__name__,
+)
 @pytest.mark.parametrize("make", SOLVERS, ids=lambda make: make.__name__)
 def test_a_level_of_every_solver(make, make_problem):
     solver, problem = make(), on("meta", make_problem())

@@ -99,6 +99,16 @@ def test_more_products_come_closer_to_the_exact_solution():
     assert errors[1] < errors[0]
 
 
+@pytest.mark.parametrize("kappa", [1.0, 0.3])
+def test_the_objective_is_that_of_the_jacobian(kappa):
+    """A population chooses by it; the full subspace has round coordinates, and the same J."""
+    prior, misfit, sigma = dense_gaussian(), gaussian_real(), 0.5
+    exact = local(JacobianProblem, prior, misfit, sigma, kappa)
+    round_ = local(KrylovProblem, prior, misfit, sigma, kappa, products=30)
+    values = exact(ConjugateGradient(200, 1e-13)(exact))
+    torch.testing.assert_close(values, round_(LBFGS(800, tolerance=0)(round_)), rtol=1e-5, atol=0)
+
+
 def test_the_subspace_is_orthonormal_and_no_larger_than_it_is():
     """A mixture's Jacobian has few distinct eigenvalues: beyond them there is only rounding."""
     problem = local(

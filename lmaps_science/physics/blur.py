@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from scipy.fft import next_fast_len
 from torch import Tensor
 
 from lmaps_science.operators import LinearOperator, SVDOperator
@@ -156,13 +157,36 @@ class Blur(LinearOperator):
         _check_kernel(kernel, image_shape)
         self.kernel = torch.as_tensor(np.array(kernel), dtype=dtype)
         self.image_shape = self.data_shape = tuple(image_shape)
+        self.borders = tuple(n // 2 for n in self.kernel.shape)
+        # Of the wide image, its mirrored borders included; longer, where that is the faster FFT.
+        wide = (n + 2 * border for n, border in zip(image_shape[1:], self.borders, strict=True))
+        self.size = tuple(next_fast_len(n, real=True) for n in wide)
+        self.spectrum = torch.fft.rfft2(self.kernel, s=self.size)
+
+    def _moved_from(self, original: Blur) -> None:
+        self.spectrum = torch.fft.rfft2(self.kernel, s=self.size)
 
     def _forward(self, x: Tensor) -> Tensor:
-        down, right = (n // 2 for n in self.kernel.shape)
+        (down, right), (height, width) = self.borders, self.image_shape[1:]
         wide = F.pad(x, (right, right, down, down), mode="reflect")
-        shape = tuple(wide.shape[-2:])
-        spectrum = torch.fft.rfft2(wide) * torch.fft.rfft2(self.kernel, s=shape)
-        return torch.fft.irfft2(spectrum, s=shape)[..., 2 * down :, 2 * right :]
+        y = torch.fft.irfft2(torch.fft.rfft2(wide, s=self.size) * self.spectrum, s=self.size)
+        return y[..., 2 * down : 2 * down + height, 2 * right : 2 * right + width]
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        (down, right), (height, width) = self.borders, self.image_shape[1:]
+        wide = F.pad(y, (2 * right, 0, 2 * down, 0))
+        x = torch.fft.irfft2(torch.fft.rfft2(wide, s=self.size) * self.spectrum.conj(), s=self.size)
+        x = _folded(x[..., : height + 2 * down, :], down, -2)
+        return _folded(x[..., : width + 2 * right], right, -1)
+
+
+def _folded(wide: Tensor, border: int, dim: int) -> Tensor:
+    """The adjoint of mirroring: each border is added to where it came from."""
+    size = wide.shape[dim] - 2 * border
+    x = wide.narrow(dim, border, size).clone()
+    x.narrow(dim, 1, border).add_(wide.narrow(dim, 0, border).flip(dim))
+    x.narrow(dim, size - 1 - border, border).add_(wide.narrow(dim, border + size, border).flip(dim))
+    return x
 
 
 def uniform_kernel(size: int) -> NDArray[np.float64]:

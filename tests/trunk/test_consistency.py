@@ -366,7 +366,7 @@ def test_the_image_of_least_moving_variance_is_kept():
 
 def test_who_has_stopped_by_variance_is_left_alone():
     problem = linear_problem()
-    solver = DMPlug(40, stop="variance", window=2, patience=2)
+    solver = DMPlug(40, stop="variance", window=2, patience=1)
     stopped, seen = [], []
 
     def look(i, state):

@@ -213,6 +213,7 @@ class Separable(SVDOperator):
 
     @property
     def singular_values(self) -> Tensor:  # type: ignore[override]
+        """The products of those of R and C that are not 0, channel by channel, (r,)."""
         return self.vectors["values"]
 
     def _forward(self, x: Tensor) -> Tensor:

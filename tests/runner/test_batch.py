@@ -253,7 +253,8 @@ def test_parts_give_the_same_bits(whole, tmp_path):
 def test_batch_sizes_agree(whole, tmp_path, size):
     run(tmp_path, batch_size=size)
     for name, image in images(whole).items():
-        np.testing.assert_allclose(images(tmp_path)[name], image, atol=1e-4)
+        # By rounding, one may take a step of conjugate gradients more, which end at 1e-3.
+        np.testing.assert_allclose(images(tmp_path)[name], image, rtol=0, atol=3e-3)
 
 
 def test_finished_ones_are_left_alone_and_others_come_out_the_same(whole, tmp_path):

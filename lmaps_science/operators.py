@@ -493,15 +493,17 @@ class _ScaledSVD(_ComposedLinear, SVDOperator):
     """A (scale x) has the SVD of A with scaled singular values; a negative sign goes into U."""
 
     outer: SVDOperator
+    inner: Scaling
     norms = SVDOperator.norms
 
     def __init__(self, outer: SVDOperator, inner: Scaling):
         super().__init__(outer, inner)
-        self.scale, self.sign = abs(inner.scale), 1.0 if inner.scale > 0 else -1.0
+        self.sign = 1.0 if inner.scale > 0 else -1.0
 
     @property
     def singular_values(self) -> Tensor:  # type: ignore[override]
-        return self.scale * self.outer.singular_values  # which may take long, and not be needed
+        # Where they are asked for: to find those of the other operator may take long.
+        return abs(self.inner.scale) * self.outer.singular_values
 
     def _Vt(self, x: Tensor) -> Tensor:
         return self.outer.Vt(x)

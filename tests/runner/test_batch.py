@@ -28,6 +28,7 @@ CARD = "scattering/linear_60"
 SMALL = {
     "image.npix": 16,
     "solver.levels": 3,
+    "solver.local.iterations": 5,  # 30 of this ill-posed problem make 1e-3 of rounding
     "observation.receivers": 24,
     "observation.transmitters": 4,
 }
@@ -253,8 +254,7 @@ def test_parts_give_the_same_bits(whole, tmp_path):
 def test_batch_sizes_agree(whole, tmp_path, size):
     run(tmp_path, batch_size=size)
     for name, image in images(whole).items():
-        # By rounding, one may take a step of conjugate gradients more, which end at 1e-3.
-        np.testing.assert_allclose(images(tmp_path)[name], image, rtol=0, atol=3e-3)
+        np.testing.assert_allclose(images(tmp_path)[name], image, atol=1e-4)
 
 
 def test_finished_ones_are_left_alone_and_others_come_out_the_same(whole, tmp_path):

@@ -77,7 +77,9 @@ def measured_mri(folder):
 
 
 def scattering(folder):
-    return load_problem("scattering/linear_60", None, "gaussian", SCATTERING)
+    # 30 iterations of this ill-posed problem make 1e-3 of rounding.
+    few = {**SCATTERING, "solver.local.iterations": 5}
+    return load_problem("scattering/linear_60", None, "gaussian", few)
 
 
 def network(folder):
@@ -142,8 +144,8 @@ def test_other_batches_agree_within_rounding_and_that_is_told(make, results):
     assert found.agrees
     assert found.notes == ("images side by side: 1, now 2",)
     assert found.images.shape == (2,)
-    assert found.images.max() <= 1e-3  # the tolerance; some processors round to a tenth of it
-    assert max(found.numbers.values()) <= 5e-3
+    assert found.images.max() <= 1e-4  # a tenth of the tolerance
+    assert max(found.numbers.values()) <= 1e-3
     assert set(found.numbers) >= {"misfit", "psnr"}
 
 

@@ -56,11 +56,11 @@ def conjugate_gradient(
         largest = torch.maximum(largest, curvature)
         active &= curvature > eps * largest  # else p is in the null space, to rounding
         step = torch.where(active, rr / pq.where(active, torch.ones_like(pq)), 0.0)
-        x = x + per_sample(step, x) * p
-        r = r - per_sample(step, r) * q
+        x = torch.addcmul(x, per_sample(step, x), p)
+        r = torch.addcmul(r, per_sample(step, r), q, value=-1)
         new = inner(r, r)
         ratio = torch.where(active, new / rr.where(active, torch.ones_like(rr)), 0.0)
-        p = torch.where(per_sample(active, p), r + per_sample(ratio, p) * p, p)
+        p = torch.addcmul(r, per_sample(ratio, p), p)
         rr = torch.where(active, new, torch.zeros_like(rr))
     return x
 
@@ -228,8 +228,8 @@ def _two_loop(g: Tensor, pairs: list[tuple[Tensor, Tensor]], rho: Tensor, scale:
     q, alphas = g, []
     for (s, y), r in zip(reversed(pairs), rho.flip(0), strict=True):
         alphas.append(r * inner(s, q))
-        q = q - per_sample(alphas[-1], y) * y
+        q = torch.addcmul(q, per_sample(alphas[-1], y), y, value=-1)
     q = per_sample(scale, q) * q
     for (s, y), r, alpha in zip(pairs, rho, reversed(alphas), strict=True):
-        q = q + per_sample(alpha - r * inner(y, q), s) * s
+        q = torch.addcmul(q, per_sample(alpha - r * inner(y, q), s), s)
     return q

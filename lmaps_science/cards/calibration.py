@@ -261,6 +261,11 @@ def put_intervals(data: xr.Dataset, problem: Problem, result: Result) -> None:
         f" % of its pixels inside (without the factor {100 * found.uncalibrated:.1f} %); counted "
         f"where {found.pixels}",
     ]
+    if n < len(result):
+        text.append(
+            f"it is of the {n} of {len(result)} samples that belong together, and holds if the "
+            "truth is of their kind: of what the other samples show it says nothing"
+        )
     data.attrs["calibration"] = {"applied": True, "variable": name, "text": text, **facts}
 
 
@@ -270,6 +275,8 @@ def _factor(problem: Problem, result: Result) -> SpreadFactor | str:
     solver = _solver(problem, result)
     if len(result) < FEWEST:
         return f"{len(result)} sample{'s' * (len(result) > 1)}, a spread takes {FEWEST} or more"
+    if solver is not None and solver.caution is not None:
+        return solver.caution
     if path is None:
         return "no factor was learned for this card (`lmaps calibrate`)"
     if inputs is None or solver is None:

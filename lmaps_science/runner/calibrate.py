@@ -74,8 +74,9 @@ def calibrate(
         force: replace the factor of the same configuration in `out`.
 
     Raises:
-        DataError: too few images or samples; data that are measured; `out` holds a factor of this
-            configuration; or an observation failed.
+        DataError: too few images or samples; data that are measured; a solver whose spread is no
+            error bar (`Solver.caution`); `out` holds a factor of this configuration; or an
+            observation failed.
 
     Example:
         calibrate("scattering/linear_60", "mine.calibration.json", preset="uncertainty")
@@ -93,6 +94,11 @@ def calibrate(
     each = f"{name}:{first}-{first + images - 1}"
     found = find_observations(batch, each=each)
     simulated = batch.card_of(found[0])
+    if simulated.solver().caution is not None:
+        raise DataError(
+            f"calibrate makes no error bars of this solver: {simulated.solver().caution}. Take "
+            "another preset, e.g. --preset uncertainty."
+        )
     others = _others(path, simulated, card, force)
     made = configuration(simulated, made_from(simulated, card, None), simulated.solver())
     if runs is None:  # of other settings each other ones

@@ -13,6 +13,7 @@ from lmaps_science.cards.calibration import (
     SpreadFactor,
     configuration,
     differs,
+    put_intervals,
     read_factors,
     simulations,
     write_factors,
@@ -149,6 +150,27 @@ def test_measured_data_are_refused():
     assert simulations(load_card(CARD))[0] == "phantom"
 
 
+SURVIVORS = {
+    "solver": {
+        "method": "population",
+        "particles": 2,
+        "keep": {0.66: 1},
+        "solver": {"method": "lmaps", "levels": 4, "sigma_max": 5.0, "sigma_min": 0.1},
+    }
+}
+
+
+def test_survivors_of_a_population_teach_no_error_bars(tmp_path):
+    options = {**OPTIONS, "overrides": {"image.npix": 20, **SURVIVORS}}
+    with pytest.raises(
+        DataError, match=r"no error bars of this solver: each sample is the survivor"
+    ):
+        calibrate(CARD, tmp_path / "f.json", **options)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(DataError, match="--preset uncertainty"):
+        calibrate("black_hole/simulated", tmp_path / "f.json", prior="gaussian", device="cpu")
+
+
 def test_samples_that_do_not_belong_together_are_too_few():
     pair = (np.zeros(4), np.ones((5, 4)))
     with pytest.raises(DataError, match=r"4 observations have at least 3 samples that belong"):
@@ -211,6 +233,35 @@ def test_without_a_factor_the_result_says_so(learned, tmp_path):
     given = load_card(CARD).solver("paper")
     text = analysed(made, solver=type(given)(3)).attrs["calibration"]["text"][0]
     assert "made in Python" in text
+
+
+def test_survivors_of_a_population_get_no_intervals(learned, tmp_path):
+    factor = read_factors(learned[0])[0]
+    made = load_problem(CARD, prior="gaussian", overrides={"image.npix": 20, **SURVIVORS})
+    own = configuration(made.card, made.facts["inputs"], made.solver)
+    write_factors(tmp_path / "f.json", [factor.model_copy(update={"configuration": own})])
+    changes = {"image.npix": 20, "calibration": str(tmp_path / "f.json"), **SURVIVORS}
+    data = analysed(load_problem(CARD, prior="gaussian", overrides=changes))
+    assert "interval_90" not in data
+    assert "their spread is no error bar" in data.attrs["calibration"]["text"][0]
+
+
+def test_an_interval_says_which_samples_it_is_of(learned, monkeypatch):
+    factor = read_factors(learned[0])[0]
+    monkeypatch.setattr("lmaps_science.cards.calibration._factor", lambda *_: factor)
+    made = black_hole()
+    result = sample(made, made.solver, 4, progress=False)
+    data = made.analyse(result)
+    data["image"].values[:3] = data["image"].values[0]
+    for labels, told in (
+        ([0, 0, 0, 1], "of the 3 of 4 samples that belong together"),
+        (4 * [0], ""),
+    ):
+        data["mode"].values[:] = labels
+        put_intervals(data, made, result)
+        found = " ".join(data.attrs["calibration"]["text"])
+        assert ("belong together" in found) == bool(told)
+        assert told in found
 
 
 def test_summaries_tell_and_files_keep_it(learned, tmp_path):

@@ -16,8 +16,9 @@ __all__ = ["changed", "search_space", "value_at"]
 def search_space(solver: Solver) -> Space:
     """The ranges of a solver, and of the parts in it as `local.learning_rate`.
 
-    Those that do not go with how the solver is set, such as `LMAPS.kappa` beside `kappa2`, are left
-    out: both ends of a range must be options that it takes.
+    A range is narrowed to what the solver takes as it is set, towards the value that it has: of a
+    population `sigma_max` stays above the level at which it is thinned. What may not vary beside
+    the other options at all, such as `LMAPS.kappa` beside `kappa2`, is left out.
 
     Raises:
         DataError: the solver declares none, or nothing of it may vary.
@@ -28,7 +29,8 @@ def search_space(solver: Solver) -> Space:
             f"{name} does not say what may vary: give its class an attribute such as search: "
             'ClassVar[Space] = {"zeta": Range(0.02, 2.0, log=True)}, see lmaps_science.search.'
         )
-    found = {key: span for key, span in _declared(solver) if _goes(solver, key, span)}
+    spans = {key: _taken(solver, key, span) for key, span in _declared(solver)}
+    found = {key: span for key, span in spans.items() if span is not None}
     if not found:
         raise DataError(
             f"nothing of {solver!r} may vary but what it costs: there is nothing to tune."
@@ -46,11 +48,36 @@ def _declared(part: Any, before: str = "") -> list[tuple[str, Range | Choice]]:
     return found
 
 
-def _goes(solver: Solver, key: str, span: Range | Choice) -> bool:
-    ends = (span.low, span.high) if isinstance(span, Range) else span.values
+def _taken(solver: Solver, key: str, span: Range | Choice) -> Range | Choice | None:
+    """The part of a range that the solver takes, None where that is no more than a value."""
+    if isinstance(span, Choice):
+        return span if all(_takes(solver, key, value) for value in span.values) else None
+    if _takes(solver, key, span.low) and _takes(solver, key, span.high):
+        return span
+    now = value_at(solver, key)
+    if not isinstance(now, (int, float)) or not span.low <= now <= span.high:
+        return None
+    low, high = (_edge(solver, key, now, end, span) for end in (span.low, span.high))
+    return dataclasses.replace(span, low=low, high=high) if high - low > 0.01 * abs(high) else None
+
+
+def _edge(solver: Solver, key: str, inside: float, outside: float, span: Range) -> float:
+    """The last value that the solver takes between `inside`, which it takes, and `outside`."""
+    if _takes(solver, key, outside):
+        return outside
+    for _ in range(12):
+        middle = (inside * outside) ** 0.5 if span.log else 0.5 * (inside + outside)
+        middle = round(middle) if span.whole else middle
+        if _takes(solver, key, middle):
+            inside = middle
+        else:
+            outside = middle
+    return inside
+
+
+def _takes(solver: Solver, key: str, value: Any) -> bool:
     try:
-        for end in ends:
-            changed(solver, {key: end})
+        changed(solver, {key: value})
     except ValueError:
         return False
     return True

@@ -452,5 +452,11 @@ def test_ranges_of_parts_are_reached_and_unfit_ones_left_out():
     assert moved == DAPS(radius=2.0, local=Langevin(steps=3, learning_rate=0.5))
     assert "kappa" not in search_space(LMAPS(kappa2=3.0))
     assert "kappa" in search_space(LMAPS())
+    found = search_space(Population(LMAPS(sigma_max=20.0), keep={2: 4, 0.66: 1}))
+    assert found["solver.sigma_min"] == LMAPS.search["sigma_min"]
+    above = found["solver.sigma_max"]  # the level of the first choice, not LMAPS' 0.5
+    assert above.low == pytest.approx(2, rel=1e-2)
+    assert above.low > 2
+    assert above.high == LMAPS.search["sigma_max"].high
     with pytest.raises(DataError, match="nothing to tune"):
         search_space(DDNM())

@@ -39,6 +39,7 @@ __all__ = [
 ]
 
 
+LONGER = 10.0  # than the last step, of Barzilai and Borwein
 Gradient = Callable[[Tensor], tuple[Tensor, Tensor]]  # x -> gradients like x, values (B,)
 
 
@@ -217,7 +218,9 @@ class BarzilaiBorwein(GradientSolver):
     r"""Gradient steps with the scale-free length `s.y / y.y` of the last step's secant.
 
     `s` is the last change of z and `y` that of the gradient. The first step moves every pixel
-    by `first_step` (root mean square). Source: Barzilai and Borwein 1988.
+    by `first_step` (root mean square); from the third on none is longer than ten times the one
+    before, since between two places of like slope the secant promises anything. Source: Barzilai
+    and Borwein 1988.
 
     Example:
         >>> from lmaps_science import LMAPS, sample, toys
@@ -238,7 +241,7 @@ class BarzilaiBorwein(GradientSolver):
         z, g = start, gradient(start)[0]
         tiny = torch.finfo(z.dtype).tiny
         length = factor_to(self.first_step * z[0].numel() ** 0.5, g)
-        for _ in range(self.steps - 1):
+        for k in range(self.steps - 1):
             s = -per_sample(length, g) * g
             z = z + s
             g_new = gradient(z)[0]
@@ -247,6 +250,8 @@ class BarzilaiBorwein(GradientSolver):
             # Where the function is not convex the secant says nothing: keep the last length.
             length = torch.where(sy > 0, sy / yy.clamp_min(tiny), length)
             g = g_new
+            if k > 0:  # the first step is no measure, its length being given
+                length = torch.minimum(length, factor_to(LONGER * norm(s), g))
         return z - per_sample(length, g) * g
 
 

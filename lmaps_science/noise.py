@@ -18,7 +18,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["EDM", "VE", "VP", "Constant", "SampleNoise", "Schedule", "vp_alpha"]
+__all__ = [
+    "EDM",
+    "VE",
+    "VP",
+    "Constant",
+    "SampleNoise",
+    "Schedule",
+    "ancestral",
+    "ancestral_spread",
+    "renoised",
+    "vp_alpha",
+]
 
 NoiseType = TypeVar("NoiseType", bound="SampleNoise")
 
@@ -232,3 +243,34 @@ class SampleNoise:
         sequence = np.random.SeedSequence(entropy, spawn_key=(sample, *key))
         words: Any = sequence.generate_state(1, np.uint64)
         return torch.Generator().manual_seed(int(words[0]) >> 1)
+
+
+# ---------------------------------------------------------------- from one level to the next
+
+
+def ancestral_spread(sigma: float | Tensor, after: float | Tensor) -> float:
+    """The deviation of the prior's own step, `s_i` of `ancestral`."""
+    return float(after) * (1 - float(after / sigma) ** 2) ** 0.5
+
+
+def ancestral(
+    x: Tensor, denoised: Tensor, sigma: float | Tensor, after: float | Tensor
+) -> tuple[Tensor, float]:
+    r"""The prior's own step, `p(x_{i+1} | x_i) = N(mu_i, s_i^2 I)`: mu_i, like x, and s_i.
+
+    .. math:: \mu_i = D + \frac{\sigma_{i+1}^2}{\sigma_i^2} (x_i - D), \quad
+        s_i^2 = \frac{\sigma_{i+1}^2 (\sigma_i^2 - \sigma_{i+1}^2)}{\sigma_i^2}
+    """
+    shrink = float(after / sigma) ** 2
+    return denoised + shrink * (x - denoised), ancestral_spread(sigma, after)
+
+
+def renoised(
+    x: Tensor, z: Tensor, sigma: float, after: float, fresh: float, normal: Tensor
+) -> Tensor:
+    r"""From the estimate z of x to the next level, `fresh` being the share of new noise.
+
+    .. math:: z + \sigma_{i+1} \left(\sqrt{1 - \rho^2} \frac{x - z}{\sigma_i} + \rho n\right)
+    """
+    kept = (1 - fresh**2) ** 0.5 * (x - z) / sigma
+    return z + after * (kept + fresh * normal)

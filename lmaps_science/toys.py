@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from lmaps_science.misfit import GaussianMisfit
-from lmaps_science.noise import EDM, SampleNoise
-from lmaps_science.operators import Affine, LinearOperator
+from lmaps_science.noise import EDM, SampleNoise, renoised
+from lmaps_science.operators import Affine, SVDOperator
 from lmaps_science.priors.analytic import GaussianMixturePrior
 from lmaps_science.priors.mixture import MixtureDenoiser, mixture_posterior
 from lmaps_science.sampling import InverseProblem, Solver, State
@@ -24,18 +24,31 @@ from lmaps_science.sampling import InverseProblem, Solver, State
 __all__ = ["MixtureDDIM", "Toy", "between_modes", "component_shares", "inpainting", "mixture"]
 
 
-class Matrix(LinearOperator):
-    """y = A x of flattened images: `matrix` (m, d), real."""
+class Matrix(SVDOperator):
+    """y = A x of flattened images: `matrix` (m, d), real, and its singular vectors."""
 
     def __init__(self, matrix: Tensor, image_shape: tuple[int, ...]) -> None:
         self.matrix = matrix
         self.image_shape, self.data_shape = image_shape, (len(matrix),)
+        self.left, self.singular_values, self.right = torch.linalg.svd(matrix, full_matrices=False)
 
     def _forward(self, x: Tensor) -> Tensor:
         return x.flatten(1) @ self.matrix.T
 
     def _adjoint(self, y: Tensor) -> Tensor:
         return (y @ self.matrix).reshape(-1, *self.image_shape)
+
+    def _Vt(self, x: Tensor) -> Tensor:
+        return x.flatten(1) @ self.right.T
+
+    def _V(self, c: Tensor) -> Tensor:
+        return (c @ self.right).reshape(-1, *self.image_shape)
+
+    def _Ut(self, y: Tensor) -> Tensor:
+        return y @ self.left
+
+    def _U(self, c: Tensor) -> Tensor:
+        return c @ self.left.T
 
 
 @dataclass(frozen=True)
@@ -172,6 +185,5 @@ class MixtureDDIM(Solver):
             uniform = torch.special.ndtr(noise.normal(state.x[:, 0, 0, 0], 2, i))
             z = clean.draw(uniform, noise.normal(state.x, 3, i).flatten(1))
         z = z.reshape(state.x.shape)
-        kept = (1 - self.rho**2) ** 0.5 * (state.x - z) / sigma
-        fresh = self.rho * noise.normal(z, 1, i)
-        return State(x=z + after * (kept + fresh), estimate=z)
+        x = renoised(state.x, z, sigma, after, self.rho, noise.normal(z, 1, i))
+        return State(x=x, estimate=z)

@@ -33,6 +33,9 @@ class AnnealedLangevin(Solver):
     posterior. The result is the denoised image of the last step. Tables of MRI methods with
     diffusion priors call this method CSGM.
 
+    Known bias: beside an exact posterior of two modes (`toys.inpainting`) the heavier one gets 0.60
+    instead of 0.71 with 150 levels, 0.63 with 600. Within a mode samples spread as they should.
+
     Args:
         levels: noise levels T; the paper has 2311, with 3 steps each. The ratio of neighbours
             should be close to 1, the more so the more pixels there are.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from lmaps_science.noise import VP, SampleNoise
+from lmaps_science.noise import VP, SampleNoise, ancestral, ancestral_spread
 from lmaps_science.sampling import InverseProblem, Solver, State
 from lmaps_science.search import Space
 from lmaps_science.solvers.spectral import Spectrum, spectrum
@@ -28,6 +28,10 @@ class DDNM(Solver):
     the fresh noise is less by what the data bring. Each step counts on new noise of the data, which
     is the same in all of them: with noisy data take few levels, or `DDRM`, whose steps are
     those of DDNM+ as its authors released it. The result is the denoised image of the last level.
+
+    Known bias: for that reason samples repeat the noise of the data; beside an exact posterior of
+    two modes (`toys.inpainting`, 100 levels) a measured pixel spreads by a fifth of what it should
+    and 16 % of the samples lie between the modes instead of 1.
 
     Args:
         levels: noise levels T.
@@ -56,14 +60,14 @@ class DDNM(Solver):
     def step(self, i: int, state: State, problem: InverseProblem, noise: SampleNoise) -> State:
         sigma, after = float(self.sigmas[i]), float(self.sigmas[i + 1])
         data, denoised = problem.prepared, problem.prior(state.x, sigma)
-        shrink = (after / sigma) ** 2
-        spread = after * (1 - shrink) ** 0.5  # sigma_t of eq. 18: the room for noise in x'
-        brought = (1 - shrink) * data.noise  # a_t sigma_y / s: what the data bring at Lambda = 1
+        spread = ancestral_spread(sigma, after)  # sigma_t of eq. 18: room for noise
+        # a_t sigma_y / s: what the data bring at Lambda = 1
+        brought = (1 - (after / sigma) ** 2) * data.noise
         weight = (spread / brought).clamp_max(1.0)  # Lambda
         estimate = denoised + data.operator.V(
             weight * (data.data - data.operator.Vt(denoised))
         )  # eq. 17
-        x = estimate + shrink * (state.x - estimate)  # the ancestral step
+        x = ancestral(state.x, estimate, sigma, after)[0]
         if after > 0:
             fresh = noise.normal(x, 1, i)
             used = (weight * brought).nan_to_num(0.0)  # 0 times infinity: there are no data

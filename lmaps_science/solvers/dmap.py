@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from lmaps_science.noise import SampleNoise
+from lmaps_science.noise import SampleNoise, ancestral
 from lmaps_science.sampling import InverseProblem, State
 from lmaps_science.search import Range, Space
 from lmaps_science.solvers.dps import DPS
-from lmaps_science.solvers.guidance import ancestral, guide, on_sphere
+from lmaps_science.solvers.guidance import guide, on_sphere
 
 __all__ = ["DMAP"]
 

@@ -13,10 +13,10 @@ from typing import ClassVar
 from torch import Tensor
 
 from lmaps_science.arrays import per_sample
-from lmaps_science.noise import VP, SampleNoise
+from lmaps_science.noise import VP, SampleNoise, ancestral, ancestral_spread
 from lmaps_science.sampling import InverseProblem, Solver, State
 from lmaps_science.search import Range, Space
-from lmaps_science.solvers.guidance import Guidance, ancestral, guide, paper_length, polyak_length
+from lmaps_science.solvers.guidance import Guidance, guide, paper_length, polyak_length
 
 __all__ = ["DPS"]
 
@@ -33,8 +33,9 @@ class DPS(Solver):
       needs no tuning to operator, noise, or unit.
     * `scale_free=False`: `-zeta grad R` on the scaled state, the paper's step.
 
-    Both need a misfit whose smallest value is about 0, as Gaussian and closure misfits have. Where
-    the denoised image does not change with x there is nothing to follow, and no step.
+    Both need a misfit whose smallest value is about 0, as Gaussian and closure misfits have; one
+    that becomes negative is refused. Where the denoised image does not change with x there is
+    nothing to follow, and no step.
 
     Known bias: it does not follow the score of the posterior. The residual's norm is followed
     however small the noise, so that samples fit the noise and spread less than the posterior, and
@@ -97,7 +98,7 @@ class DPS(Solver):
         `at` is the noise level of the gradient, `sigma` when None.
         """
         if self.scale_free:
-            spread = float(after) * (1 - float(after / sigma) ** 2) ** 0.5
+            spread = ancestral_spread(sigma, after)
             length = polyak_length(found, self.zeta * found.slope[0].numel() ** 0.5 * spread)
         else:
             length = paper_length(found, self.zeta, sigma if at is None else at, after)

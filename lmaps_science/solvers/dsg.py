@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from lmaps_science.arrays import norm, per_sample
-from lmaps_science.noise import VP, SampleNoise
+from lmaps_science.noise import VP, SampleNoise, ancestral
 from lmaps_science.sampling import InverseProblem, Solver, State
 from lmaps_science.search import Range, Space
-from lmaps_science.solvers.guidance import ancestral, guide, on_sphere
+from lmaps_science.solvers.guidance import guide, on_sphere
 
 __all__ = ["DSG"]
 

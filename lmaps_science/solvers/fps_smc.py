@@ -13,9 +13,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from lmaps_science.noise import ancestral
 from lmaps_science.sampling import State
 from lmaps_science.search import Space
-from lmaps_science.solvers.guidance import ancestral
 from lmaps_science.solvers.particles import Move, ParticleFilter, fuse
 from lmaps_science.solvers.spectral import Spectrum
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from lmaps_science.arrays import per_sample
 from lmaps_science.local_map import LocalProblem, LocalSolver
 from lmaps_science.misfit import GaussianMisfit
-from lmaps_science.noise import SampleNoise
+from lmaps_science.noise import SampleNoise, renoised
 from lmaps_science.physics.lippmann_schwinger import NotConverged
 from lmaps_science.physics.multi_frequency import MultiFrequency
 from lmaps_science.sampling import InverseProblem, State
@@ -100,9 +100,8 @@ class FrequencyHopping(LMAPS):
         better = _explains(misfit, z, empty)
         if i > 0:
             w, z = _choose(better, w, start), _choose(better, z, start)
-        kept = (1 - self.rho**2) ** 0.5 * (state.x - z) / sigma  # eq. 8b
-        fresh = self.rho * noise.normal(z, 1, i)
-        reached = State(x=z + after * (kept + fresh), estimate=_choose(better, z, empty))
+        x = renoised(state.x, z, sigma, after, self.rho, noise.normal(z, 1, i))  # eq. 8b
+        reached = State(x=x, estimate=_choose(better, z, empty))
         return reached, partial(local, w)
 
     def _in_use(self, i: int, misfit: GaussianMisfit) -> GaussianMisfit:

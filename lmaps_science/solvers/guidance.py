@@ -1,11 +1,6 @@
-r"""What methods that follow the data through the denoiser share, each of it once.
+"""What methods that follow the data through the denoiser share, each of it once.
 
-The residual of the denoised image and its gradient, the length of a step along it, and the
-ancestral step of the prior,
-
-.. math:: p(x_{i+1} | x_i) = N(\mu_i, s_i^2 I), \quad
-    \mu_i = D + \frac{\sigma_{i+1}^2}{\sigma_i^2} (x_i - D), \quad
-    s_i^2 = \frac{\sigma_{i+1}^2 (\sigma_i^2 - \sigma_{i+1}^2)}{\sigma_i^2}
+The residual of the denoised image and its gradient, and the length of a step along it.
 """
 
 from __future__ import annotations
@@ -25,13 +20,13 @@ from lmaps_science.sampling import InverseProblem
 
 __all__ = [
     "Guidance",
-    "ancestral",
     "flow",
     "flow_grid",
     "guide",
     "on_sphere",
     "paper_length",
     "polyak_length",
+    "residual_of",
     "through",
 ]
 
@@ -56,8 +51,24 @@ def guide(problem: InverseProblem, x: Tensor, sigma: float) -> Guidance:
     """One call of the denoiser at x (B, C, H, W) and one of its vector-Jacobian products."""
     denoised, slope, misfit = through(problem.misfit, lambda x: problem.prior(x, sigma), x)
     scale = problem.misfit.objective_scale
-    residual = (2 * scale * misfit).clamp_min(torch.finfo(slope.dtype).tiny).sqrt()
+    residual = residual_of(misfit, scale)
     return Guidance(denoised, residual, per_sample(scale / residual, slope) * slope)
+
+
+def residual_of(loss: Tensor, scale: float | Tensor = 1.0) -> Tensor:
+    """`sqrt(2 s L)` of each image, (B,), above 0.
+
+    Raises:
+        ValueError: L is negative (by more than rounding): what is followed down to 0 has no 0.
+    """
+    if bool((loss < -1).any()):
+        raise ValueError(
+            f"this method follows the square root of the misfit down to 0, and the misfit is "
+            f"{float(loss.min()):.3g}. Give one whose smallest value is about 0, e.g. less what it "
+            "is of data that are met exactly, or take a method that asks for gradients alone, "
+            "e.g. LMAPS()."
+        )
+    return (2 * scale * loss).clamp_min(torch.finfo(loss.dtype).tiny).sqrt()
 
 
 def through(
@@ -84,12 +95,6 @@ def flow(prior: Denoiser, x: Tensor, sigmas: Sequence[float]) -> Tensor:
 def flow_grid(sigma: float, steps: int) -> list[float]:
     """Noise levels from `sigma` to 0 in that many steps; one step denoises."""
     return EDM(steps, sigma, min(0.01, 0.1 * sigma)).sigmas.tolist()
-
-
-def ancestral(x: Tensor, denoised: Tensor, sigma: Tensor, after: Tensor) -> tuple[Tensor, float]:
-    """The mean mu_i, like x, and the standard deviation s_i of the prior's own step."""
-    shrink = float(after / sigma) ** 2
-    return denoised + shrink * (x - denoised), float(after) * (1 - shrink) ** 0.5
 
 
 def polyak_length(found: Guidance, longest: float) -> Tensor:

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from lmaps_science.arrays import per_sample
-from lmaps_science.noise import VP, SampleNoise
+from lmaps_science.noise import VP, SampleNoise, ancestral
 from lmaps_science.sampling import InverseProblem, Solver, State
 from lmaps_science.search import Range, Space
-from lmaps_science.solvers.guidance import Guidance, ancestral, polyak_length
+from lmaps_science.solvers.guidance import Guidance, polyak_length, residual_of
 
 __all__ = ["LGD"]
 
@@ -89,7 +89,7 @@ class LGD(Solver):
         slope = torch.autograd.grad(denoised, x, slope.to(denoised.dtype))[0].to(slope.dtype)
         mean, spread = ancestral(state.x, denoised.detach(), sigma, after)
         # As a residual R = sqrt(2 loss), whose gradient is that of the loss over R.
-        residual = (2 * loss).clamp_min(torch.finfo(slope.dtype).tiny).sqrt()
+        residual = residual_of(loss)
         found = Guidance(denoised.detach(), residual, per_sample(1 / residual, slope) * slope)
         bounded = polyak_length(found, self.longest * slope[0].numel() ** 0.5 * spread)
         score = self.weight * float(sigma**2 - after**2) * residual  # mu_i + (..) grad log p(y | x)

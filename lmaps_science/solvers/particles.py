@@ -13,10 +13,9 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from lmaps_science.noise import VP, SampleNoise
+from lmaps_science.noise import VP, SampleNoise, ancestral
 from lmaps_science.sampling import InverseProblem, Solver, State
 from lmaps_science.search import Space
-from lmaps_science.solvers.guidance import ancestral
 from lmaps_science.solvers.spectral import Spectrum, spectrum
 
 __all__ = ["Move", "ParticleFilter", "best", "fuse", "resample", "rows"]

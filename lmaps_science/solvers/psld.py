@@ -16,7 +16,7 @@ from lmaps_science.arrays import norm, per_sample
 from lmaps_science.sampling import InverseProblem
 from lmaps_science.search import Range, Space
 from lmaps_science.solvers.dps import DPS
-from lmaps_science.solvers.guidance import Guidance
+from lmaps_science.solvers.guidance import Guidance, residual_of
 
 __all__ = ["PSLD"]
 
@@ -80,7 +80,7 @@ class PSLD(DPS):
         image, undecode = decoder.pullback(latent)
         slope, loss = misfit.gradient(image)
         tiny = torch.finfo(image.dtype).tiny
-        residual = (2 * loss / curvature).clamp_min(tiny).sqrt()
+        residual = residual_of(loss, 1 / curvature)
         downhill = per_sample(1 / (curvature * residual), image) * slope
         with torch.enable_grad():
             corrected = (image - per_sample(1 / curvature, image) * slope).requires_grad_()

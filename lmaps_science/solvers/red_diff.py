@@ -28,8 +28,11 @@ class REDDiff(Solver):
         \hat\epsilon = \frac{x - D(x, \sigma_i)}{\sigma_i}, \quad x = \mu + \sigma_i \epsilon
 
     with `s` the misfit's unit (`objective_scale`); Adam turns `g` into a step. No gradient
-    goes through the denoiser. The result seeks a mode: samples differ by the noise of the
-    optimisation alone.
+    goes through the denoiser.
+
+    Known bias: it seeks a mode, and samples differ by the noise of the optimisation alone. One
+    image has to suit all noise levels: between two modes of the like weight (`toys.mixture`) it
+    ends in the middle.
 
     Args:
         levels: noise levels, one step of Adam each.

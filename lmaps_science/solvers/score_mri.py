@@ -29,6 +29,10 @@ class ScoreMRI(Solver):
     `A A^T` a multiple of the identity a projection: the method takes the data as exact, and does
     not ask for their noise.
 
+    Known bias: whatever noise the data have is repeated, and the prior has no say in it. Beside
+    an exact posterior of two modes and a noisy datum (`toys.inpainting`) all samples have that
+    datum, and half of them lie between the modes. It is for data of little noise.
+
     Args:
         levels: noise levels T, two denoiser calls each; the paper has 2000.
         consistency: lambda, the length of the step to the data; stable below 2.

@@ -133,9 +133,10 @@ def test_few_exact_draws_lie_between_the_modes():
     torch.testing.assert_close(shares.double(), toy.posterior.weights, rtol=0, atol=0.015)
 
 
-def test_local_map_sampling_leaves_fewest_samples_between_modes():
+@TOYS
+def test_local_map_sampling_leaves_fewest_samples_between_modes(make):
     """Figure 3 of LMAPS, as a count: of 400 samples, an exact sampler has 1 % outside all modes."""
-    toy = inpainting()
+    toy = make()
     solvers = {
         "lmaps": LMAPS(40, local=ConjugateGradient(), **ENDS),
         "dps": DPS(100),

@@ -164,6 +164,25 @@ def test_a_slope_too_small_to_square_is_followed_no_farther_than_allowed():
     assert np.isfinite(run(problem, DPS(20)).samples).all()
 
 
+class Shifted(GaussianMisfit):
+    """Less a constant, as a log likelihood with its own may be."""
+
+    def _loss(self, predicted):
+        value, slope = super()._loss(predicted)
+        return value - 1000, slope
+
+
+@pytest.mark.parametrize(
+    "solver", [DPS(9), DPS(9, scale_free=False), DMAP(9), DSG(9), FreeDoM(9), LGD(9)], ids=str
+)
+def test_a_misfit_below_zero_is_refused(solver):
+    """Its square root is what is followed: nothing would be, or far too much."""
+    problem = linear_problem()
+    problem = replace(problem, misfit=Shifted(problem.misfit.operator, problem.misfit.y, 0.3))
+    with pytest.raises(ValueError, match=r"the misfit is -\d+.*smallest value is about 0"):
+        run(problem, solver)
+
+
 # ---------------------------------------------------------------- the exact posterior
 
 

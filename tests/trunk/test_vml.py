@@ -232,6 +232,30 @@ def test_the_solver_ends_at_the_mode(sigma_y):
     np.testing.assert_allclose(result.estimates, mode.expand(3, *SHAPE), rtol=0, atol=0.02)
 
 
+@pytest.mark.parametrize(
+    ("sigma_y", "reached"),
+    [(0.2, (0, 0.02)), (0.05, (0, 0.2)), (0.01, (0.4, 0.8)), (1e-9, (0.4, 0.9))],
+)
+def test_how_far_from_the_mode_the_papers_steps_end(sigma_y, reached):
+    """In units of the posterior's spread: the more precise the data, the slower what they miss."""
+    problem = mask_problem(sigma_y)
+    misfit = problem.misfit
+    mode, covariance = problem.prior.posterior(matrix_of(misfit.operator), misfit.y, sigma_y)
+    result = sample(problem, VMLMAP(20, steps=50, sigma_max=10.0), 3, progress=False)
+    away = (result.estimates - mode).square().mean() / covariance.diagonal().mean()
+    assert reached[0] <= float(away.sqrt()) <= reached[1]
+
+
+def test_the_solver_ends_at_modes_of_a_mixture():
+    prior, misfit = crossed_mixture()
+    modes = minimum(lambda x: misfit(x) - prior.log_prob(x), prior.means).flatten(1)
+    problem = InverseProblem(prior, misfit, Affine(1.0, 0.0, (1, 1, 2)))
+    found = sample(problem, VMLMAP(sigma_max=10.0), 20, progress=False).estimates.flatten(1)
+    away = (found[:, None] - modes).norm(dim=2)
+    assert float(away.amin(1).max()) < 0.06  # their components spread by 0.35 and 0.45
+    assert set(away.argmin(1).tolist()) == {0, 1}
+
+
 def test_nonlinear_operators_descend_at_every_level():
     """Their curvature is measured; the paper's loss of the nonlinear operator comes down."""
     prior, misfit = gaussian_mixture(), gaussian_complex_nonlinear()

@@ -135,7 +135,9 @@ def within_budget(problem: Problem, solver: Solver, budget: int) -> Solver:
             return 0
         if scaled.network_calls is not None:
             return scaled.network_calls
-        return line[0] + line[1] * sum(scaled.width(i) for i in range(levels))
+        # A solver's own particles are in its trial's counts already, those of a population not.
+        images = levels if core is solver else sum(scaled.width(i) for i in range(levels))
+        return line[0] + line[1] * images
 
     line = (0, 0)
     if solver.network_calls is None:

@@ -43,10 +43,12 @@ from lmaps_science.solvers import (
     VMLMAP,
     FreeDoM,
     Langevin,
+    MCGDiff,
     Population,
     REDDiff,
     ScoreMRI,
 )
+from lmaps_science.toys import inpainting
 
 CARD = "scattering/linear_60"
 SMALL = {"image.npix": 16, "observation.receivers": 24, "observation.transmitters": 4}
@@ -227,6 +229,13 @@ def test_a_population_has_as_many_levels_of_its_solver_as_a_budget_holds(problem
     assert calls(found.solver.levels) <= 60 < calls(found.solver.levels + 1)
     with pytest.raises(DataError, match=r"Population cannot .* to 1 network calls: with 1 level"):
         within_budget(problem, population, 1)
+
+
+def test_particles_of_a_filter_count_once():
+    toy = inpainting().problem  # which has singular vectors
+    found = within_budget(toy, MCGDiff(particles=5), 103)
+    assert found == MCGDiff(levels=20, particles=5)
+    assert network_calls(sample(toy, found, progress=False).counts) == 100
 
 
 def test_a_population_within_a_budget_is_compared(tmp_path):

@@ -588,7 +588,7 @@ def sitcom_paper() -> Solver:
 
 
 def vml_map() -> Solver:
-    return VMLMAP(levels=12, steps=8, sigma_max=10.0)
+    return VMLMAP(levels=12, steps=8, preconditioned=False, sigma_max=10.0)
 
 
 def vml_map_preconditioned() -> Solver:

@@ -64,6 +64,7 @@ class VMLMAP(Solver):
             largest singular value and 1 in the null space (eq. 7). Without noise `f` is 0, the
             paper's form; else `f = min(1, sigma_y / (||H|| sigma_i))`, where the prior is as
             sharp as the data. For masks, whose singular values are equal, it changes nothing.
+            None: where singular vectors are known and all data have one noise level.
         sigma_max, sigma_min: ends of the noise schedule (EDM, power 7).
 
     Example:
@@ -76,7 +77,7 @@ class VMLMAP(Solver):
     levels: int = 20
     steps: int = 50
     rate: float = 1.0
-    preconditioned: bool = False
+    preconditioned: bool | None = None
     sigma_max: float = 100.0
     sigma_min: float = 0.1
     search: ClassVar[Space] = {
@@ -105,7 +106,10 @@ class VMLMAP(Solver):
 
     def prepare(self, problem: InverseProblem) -> Spectrum | Tensor | None:
         """Spectrum where preconditioned, the curvature (1 or B,) where constant, else None."""
-        if self.preconditioned:
+        wanted = self.preconditioned
+        if wanted is None and {"gaussian", "svd"} <= problem.provides:
+            wanted = problem.gaussian().common_variance is not None
+        if wanted:
             return spectrum(problem)
         if {"gaussian", "linear"} <= problem.provides:
             variance = problem.gaussian().variance

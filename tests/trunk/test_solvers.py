@@ -277,7 +277,7 @@ GOOD = {  # solver: largest error of the mean of 8 samples, in posterior standar
     "resample": (ReSample(), 0.6),
     "dmplug": (DMPlug(), 0.8),
     "map_ga": (MAPGA(sigma_max=10.0, sigma_min=0.03), 0.05),
-    "vml_map": (VMLMAP(15, 50, sigma_max=10.0), 0.3),
+    "vml_map": (VMLMAP(15, 50, preconditioned=False, sigma_max=10.0), 0.3),
     "vml_map_preconditioned": (VMLMAP(15, 50, preconditioned=True, sigma_max=10.0), 0.3),
 }
 

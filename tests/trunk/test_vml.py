@@ -175,7 +175,7 @@ def level(problem, solver, x, i=0):
 def test_on_masks_the_preconditioner_changes_nothing(sigma_y):
     problem, x = mask_problem(sigma_y), images()
     for sigma in (10.0, 0.3):
-        solver = VMLMAP(1, steps=7, sigma_max=sigma, sigma_min=0.01)
+        solver = VMLMAP(1, steps=7, preconditioned=False, sigma_max=sigma, sigma_min=0.01)
         plain = level(problem, solver, sigma * x)
         other = level(problem, replace(solver, preconditioned=True), sigma * x)
         torch.testing.assert_close(other, plain, rtol=0, atol=1e-9)
@@ -220,6 +220,22 @@ def test_the_preconditioner_reaches_what_the_data_see_weakly():
         away = misfit.operator.Vt(level(problem, solver, x) - mode)
         errors[preconditioned] = float(norm(away).max())
     assert errors[True] < 0.2 * errors[False]
+
+
+def test_it_is_preconditioned_where_that_can_be():
+    problem, x = ill_conditioned(1e-3), images()
+    solver = VMLMAP(1, steps=5, sigma_max=1.0, sigma_min=0.5)
+    chosen = level(problem, solver, x)
+    torch.testing.assert_close(chosen, level(problem, replace(solver, preconditioned=True), x))
+    plain = replace(solver, preconditioned=False)
+    assert not torch.allclose(chosen, level(problem, plain, x))
+    # Other data than of one noise level, and operators without singular vectors
+    misfit = problem.misfit
+    sigma = torch.linspace(1e-3, 2e-3, 12, dtype=torch.float64)
+    uneven = replace(problem, misfit=GaussianMisfit(misfit.operator, misfit.y, sigma))
+    torch.testing.assert_close(level(uneven, solver, x), level(uneven, plain, x))
+    other = inverse_problem(gaussian_complex_nonlinear())
+    torch.testing.assert_close(level(other, solver, x), level(other, plain, x))
 
 
 @pytest.mark.parametrize("sigma_y", [0.05, 0.2])

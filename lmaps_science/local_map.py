@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 
-LONGER = 10.0  # than the last step, of Barzilai and Borwein
+LONGER = 10.0  # than steps before, of Barzilai and Borwein
 Gradient = Callable[[Tensor], tuple[Tensor, Tensor]]  # x -> gradients like x, values (B,)
 
 
@@ -218,9 +218,10 @@ class BarzilaiBorwein(GradientSolver):
     r"""Gradient steps with the scale-free length `s.y / y.y` of the last step's secant.
 
     `s` is the last change of z and `y` that of the gradient. The first step moves every pixel
-    by `first_step` (root mean square); from the third on none is longer than ten times the one
-    before, since between two places of like slope the secant promises anything. Source: Barzilai
-    and Borwein 1988.
+    by `first_step` (root mean square). Between two places of like slope the secant promises
+    anything: from the third on no step is longer than ten times the longest after the first, and
+    the last one, which no other corrects, than ten times the one before. Source: Barzilai and
+    Borwein 1988.
 
     Example:
         >>> from lmaps_science import LMAPS, sample, toys
@@ -241,7 +242,8 @@ class BarzilaiBorwein(GradientSolver):
         z, g = start, gradient(start)[0]
         tiny = torch.finfo(z.dtype).tiny
         length = factor_to(self.first_step * z[0].numel() ** 0.5, g)
-        for k in range(self.steps - 1):
+        longest = torch.zeros_like(length)
+        for k in range(1, self.steps):
             s = -per_sample(length, g) * g
             z = z + s
             g_new = gradient(z)[0]
@@ -250,8 +252,10 @@ class BarzilaiBorwein(GradientSolver):
             # Where the function is not convex the secant says nothing: keep the last length.
             length = torch.where(sy > 0, sy / yy.clamp_min(tiny), length)
             g = g_new
-            if k > 0:  # the first step is no measure, its length being given
-                length = torch.minimum(length, factor_to(LONGER * norm(s), g))
+            if k > 1:  # the first step is no measure, its length being given
+                longest = torch.maximum(longest, norm(s))
+                bound = longest if k < self.steps - 1 else norm(s)  # nothing corrects the last one
+                length = torch.minimum(length, factor_to(LONGER * bound, g))
         return z - per_sample(length, g) * g
 
 

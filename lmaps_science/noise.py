@@ -256,7 +256,7 @@ def ancestral_spread(sigma: float | Tensor, after: float | Tensor) -> float:
 def ancestral(
     x: Tensor, denoised: Tensor, sigma: float | Tensor, after: float | Tensor
 ) -> tuple[Tensor, float]:
-    r"""The prior's own step, `p(x_{i+1} | x_i) = N(mu_i, s_i^2 I)`: mu_i, like x, and s_i.
+    r"""The prior's own step, `p(x_{i+1} | x_i) = N(mu_i, s_i^2 I)`, from x (B, ...): mu_i and s_i.
 
     .. math:: \mu_i = D + \frac{\sigma_{i+1}^2}{\sigma_i^2} (x_i - D), \quad
         s_i^2 = \frac{\sigma_{i+1}^2 (\sigma_i^2 - \sigma_{i+1}^2)}{\sigma_i^2}
@@ -268,7 +268,7 @@ def ancestral(
 def renoised(
     x: Tensor, z: Tensor, sigma: float, after: float, fresh: float, normal: Tensor
 ) -> Tensor:
-    r"""From the estimate z of x to the next level, `fresh` being the share of new noise.
+    r"""From the estimate z of x (B, ...) to the next level, `fresh` being the share of new noise.
 
     .. math:: z + \sigma_{i+1} \left(\sqrt{1 - \rho^2} \frac{x - z}{\sigma_i} + \rho n\right)
     """

@@ -236,5 +236,5 @@ def _check_finite(state: State, misfit: Tensor, solver: Solver, level: int) -> N
             f"{float(solver.sigmas[level]):.4g}). Most often the step of the data term is too long "
             f"for this operator and noise: lower the learning rate or kappa2 (here {solver!r}), or "
             f"use LBFGS(), which chooses its steps. Methods that follow the root of the misfit, as "
-            f"DPS does, end so, too, where it is negative: give one whose smallest value is about 0."
+            "DPS does, end so, too, where it is negative: give one whose smallest value is about 0."
         )

@@ -249,7 +249,7 @@ class SampleNoise:
 
 
 def ancestral_spread(sigma: float | Tensor, after: float | Tensor) -> float:
-    """The deviation of the prior's own step, `s_i` of `ancestral`."""
+    """The deviation of the prior's own step, `s_i` of `ancestral`; levels are of shape ()."""
     return float(after) * (1 - float(after / sigma) ** 2) ** 0.5
 
 

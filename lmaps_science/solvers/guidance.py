@@ -113,7 +113,7 @@ def on_sphere(centre: Tensor, offset: Tensor, spread: float, fallback: Tensor) -
 
     `fallback` gives the direction of the images whose offset is 0; d is the number of pixels.
     """
-    there = per_sample(norm(offset) > 0, offset)
+    there = per_sample(norm(offset) != 0, offset)  # NaN stays NaN
     direction = torch.where(there, offset, fallback)
     length = spread * offset[0].numel() ** 0.5 / norm(direction)
     return centre + per_sample(length, offset) * direction

@@ -74,27 +74,13 @@ from lmaps_science.solvers import (
     ScoreMRI,
 )
 from lmaps_science.surrogate import Surrogate
+from lmaps_science.toys import Matrix
 
 
-class DenseSVD(SVDOperator):
-    """A dense matrix with its thin SVD: the reference SVD operator."""
+class DenseSVD(Matrix):
+    """A dense matrix with its thin SVD, whose products go through the singular vectors."""
 
-    def __init__(self, matrix: torch.Tensor, image_shape: tuple[int, ...]):
-        u, self.singular_values, vh = torch.linalg.svd(matrix, full_matrices=False)
-        self.left, self.right = u, vh
-        self.image_shape, self.data_shape = image_shape, (matrix.shape[0],)
-
-    def _Vt(self, x):
-        return x.flatten(1) @ self.right.T
-
-    def _V(self, c):
-        return (c @ self.right).reshape(-1, *self.image_shape)
-
-    def _Ut(self, y):
-        return y @ self.left
-
-    def _U(self, c):
-        return c @ self.left.T
+    _forward, _adjoint = SVDOperator._forward, SVDOperator._adjoint
 
 
 class FirstDifference(LinearOperator):

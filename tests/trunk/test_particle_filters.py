@@ -10,12 +10,11 @@ from lmaps_science.cards.methods import build_solver
 from lmaps_science.misfit import GaussianMisfit
 from lmaps_science.noise import SampleNoise
 from lmaps_science.operators import Affine
-from lmaps_science.priors import DiagonalCovariance, GaussianMixturePrior, GaussianPrior
-from lmaps_science.priors.mixture import mixture_posterior
+from lmaps_science.priors import DiagonalCovariance, GaussianPrior
 from lmaps_science.sampling import InverseProblem, sample
 from lmaps_science.solvers import FPSSMC, MCGDiff
 from lmaps_science.solvers.particles import fuse, resample
-from lmaps_science.toys import component_shares
+from lmaps_science.toys import component_shares, inpainting
 
 BOTH = pytest.mark.parametrize("cls", [MCGDiff, FPSSMC], ids=lambda cls: cls.__name__)
 
@@ -58,14 +57,8 @@ def gaussian_problem(noise, y=(0.9, -0.4)):
 
 def two_modes(noise, y):
     """Modes at (1, 1) and (-1, -1), the first pixel measured; the exact posterior."""
-    means = torch.ones(2, 1, 1, 2, dtype=torch.float64)
-    means[1] = -1.0
-    scales = torch.full((2,), 0.3, dtype=torch.float64)
-    prior = GaussianMixturePrior(torch.ones_like(scales), means, scales)
-    matrix, data = torch.tensor([[1.0, 0.0]]).double(), torch.tensor([y]).double()
-    misfit = GaussianMisfit(DenseSVD(matrix, (1, 1, 2)), data[None], noise)
-    problem = InverseProblem(prior, misfit, Affine(1.0, 0.0, (1, 1, 2)))
-    return problem, mixture_posterior(prior, matrix, data, noise)
+    toy = inpainting(y=y, sigma_y=noise)
+    return toy.problem, toy.posterior
 
 
 def off(found, mean, covariance):
